@@ -1,0 +1,1 @@
+//! The shipping protocol as pure state machines: no sockets, no clock, no files.

@@ -1,0 +1,1 @@
+//! A node of a pair: following, replay, promotion, fencing, status and the control socket.

@@ -1,0 +1,1 @@
+//! Harnesses and checkers shared by the tests that cross crates.
