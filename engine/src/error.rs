@@ -1,0 +1,134 @@
+//! Errors: few kinds, each of which tells the caller what to do.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use crate::receipt::Receipt;
+
+/// What a caller can do about an [`Error`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The directory holds no store. Nothing is ever initialised implicitly: make it, or name the right one.
+    NotInitialised,
+    /// There is a store already; it is not overwritten.
+    AlreadyInitialised,
+    /// Another process holds the directory.
+    Locked,
+    /// An argument or a setting is out of its limits. Nothing was written.
+    Limit,
+    /// The directory was written by another version or for another cluster.
+    Incompatible,
+    /// Bytes below a position that was vouched for do not hold. Nothing was cut; repair them.
+    Corrupt,
+    /// No space is left for new writes. Reads go on, and writes do once space returns.
+    DiskFull,
+    /// The operating system refused.
+    Io,
+    /// A write or an fsync failed earlier: what the disk holds is unknown until the store is reopened.
+    Poisoned,
+    /// This node is not the writer (following, or not started), so it takes no commits.
+    NotWriter,
+    /// A newer term exists: this node may never write again under its own.
+    Fenced,
+    /// No keyspace of this name.
+    NoKeyspace,
+    /// The position is not held here (not yet, or no longer).
+    NotHeld,
+    /// The deadline passed.
+    Timeout,
+    /// The store was closed while the call waited.
+    Closed,
+}
+
+/// An error of the engine: what happened, of which kind, and from what it came.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    what: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// The engine's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of this kind; `what` says what happened and what to do next.
+    #[must_use]
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
+        Self {
+            kind,
+            what: what.into(),
+            source: None,
+        }
+    }
+
+    /// The same error with what caused it.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What the operating system answered when `doing` was done. A full disk has its own kind.
+    #[must_use]
+    pub fn io(doing: impl fmt::Display, error: std::io::Error) -> Self {
+        let full = matches!(
+            error.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        );
+        let kind = if full {
+            ErrorKind::DiskFull
+        } else {
+            ErrorKind::Io
+        };
+        Self::new(kind, format!("could not {doing}")).because(error)
+    }
+
+    /// What a caller can do about it.
+    #[must_use]
+    pub const fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// The same error again, for each of several waiting callers.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let source = self.source.as_ref().map(|source| source.to_string().into());
+        Self {
+            kind: self.kind,
+            what: self.what.clone(),
+            source,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|source| &**source as _)
+    }
+}
+
+/// How a commit ended when it did not end well. There is no third way.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The batch is not in the log and never will be.
+    #[error("the commit failed, nothing of it was written: {0}")]
+    Failed(#[source] Error),
+    /// The batch was formed into a frame; whether it lasts is not known yet. Check the receipt later.
+    #[error("the outcome of commit {} is unknown, check its receipt later: {error}", receipt.commit)]
+    Unknown {
+        /// Names the commit on every node.
+        receipt: Receipt,
+        /// Why it is not known.
+        #[source]
+        error: Error,
+    },
+}

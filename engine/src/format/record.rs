@@ -1,0 +1,362 @@
+//! Batches and the records in them: the payload of a [`FrameKind::Batches`] frame.
+//!
+//! ```text
+//! batch:   0 records_len u32   bytes of the records that follow
+//!          4 records     u32   how many
+//!          8 records
+//! record:  0 check       u32   CRC-32 of the body, or of the piece table behind it
+//!          4 body:  op u8, flags u8 (0), key_len u16, value_len u32, keyspace u32, key, value
+//!            piece table, where the body is longer than one piece
+//! ```
+//! A record carries its own checksum and its own key, so that one positioned read of one value
+//! proves both that it is undamaged and that it is the value asked for.
+//!
+//! [`FrameKind::Batches`]: super::FrameKind::Batches
+
+use thiserror::Error;
+
+use super::checksum;
+use super::ids::Lsn;
+use super::limits::KEY_LEN_MAX;
+
+const BATCH_HEADER_LEN: usize = 8;
+const CHECK_LEN: usize = 4;
+const BODY_HEADER_LEN: usize = 12;
+
+/// What a record does to its key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Op {
+    /// Gives the key a value.
+    Put = 1,
+    /// Takes its value away.
+    Delete = 2,
+}
+
+/// Bytes that are not a record, or not a batch.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RecordFault {
+    /// The bytes end before the record does.
+    #[error("a record ends behind the end of its batch")]
+    Short,
+    /// The checksum does not hold.
+    #[error("a record's checksum does not hold")]
+    Checksum,
+    /// A field that no writer writes.
+    #[error("a record's {0} is none that exists")]
+    Field(&'static str),
+}
+
+/// One record where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordRef<'a> {
+    /// What it does.
+    pub op: Op,
+    /// The keyspace's id.
+    pub keyspace: u32,
+    /// The key.
+    pub key: &'a [u8],
+    /// The value; empty for a delete.
+    pub value: &'a [u8],
+    /// Where the value begins within the record.
+    pub value_offset: usize,
+    /// Length of the whole record in bytes.
+    pub len: usize,
+}
+
+/// Decodes and checks the record at the start of `bytes`, which may go on behind it.
+///
+/// # Errors
+/// When the bytes are too short, damaged, or no record.
+pub fn decode_record(bytes: &[u8]) -> Result<RecordRef<'_>, RecordFault> {
+    let check = bytes.first_chunk::<4>().ok_or(RecordFault::Short)?;
+    let body = bytes.get(CHECK_LEN..).ok_or(RecordFault::Short)?;
+    let header = body
+        .first_chunk::<BODY_HEADER_LEN>()
+        .ok_or(RecordFault::Short)?;
+    let [op, flags, k0, k1, v0, v1, v2, v3, s0, s1, s2, s3] = *header;
+    let key_len = usize::from(u16::from_le_bytes([k0, k1]));
+    let value_len = u32::from_le_bytes([v0, v1, v2, v3]) as usize;
+    let body_len = BODY_HEADER_LEN + key_len + value_len;
+    let table_len = checksum::table_len(body_len);
+    let rest = body.get(..body_len + table_len).ok_or(RecordFault::Short)?;
+    let (body, table) = rest.split_at(body_len);
+    if !checksum::holds(body, table, u32::from_le_bytes(*check)) {
+        return Err(RecordFault::Checksum);
+    }
+    let op = match op {
+        1 => Op::Put,
+        2 if value_len == 0 => Op::Delete,
+        _ => return Err(RecordFault::Field("operation")),
+    };
+    if flags != 0 {
+        return Err(RecordFault::Field("flag"));
+    }
+    if key_len > KEY_LEN_MAX {
+        return Err(RecordFault::Field("key length"));
+    }
+    let (key, value) = body
+        .get(BODY_HEADER_LEN..)
+        .unwrap_or_default()
+        .split_at(key_len);
+    Ok(RecordRef {
+        op,
+        keyspace: u32::from_le_bytes([s0, s1, s2, s3]),
+        key,
+        value,
+        value_offset: CHECK_LEN + BODY_HEADER_LEN + key_len,
+        len: CHECK_LEN + body_len + table_len,
+    })
+}
+
+/// A batch while it is built: already the bytes that a frame will carry.
+#[derive(Clone, Debug)]
+pub struct BatchBuf {
+    bytes: Vec<u8>,
+    records: u32,
+}
+
+impl Default for BatchBuf {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; BATCH_HEADER_LEN],
+            records: 0,
+        }
+    }
+}
+
+impl BatchBuf {
+    /// Adds a record.
+    ///
+    /// # Panics
+    /// When the key or the value is over its limit; the caller has checked both.
+    pub fn push(&mut self, op: Op, keyspace: u32, key: &[u8], value: &[u8]) {
+        assert!(key.len() <= KEY_LEN_MAX, "a key of {} bytes", key.len());
+        let key_len = u16::try_from(key.len()).unwrap_or_else(|_| panic!("checked above"));
+        let value_len = u32::try_from(value.len())
+            .unwrap_or_else(|_| panic!("a value of {} bytes is over every limit", value.len()));
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; CHECK_LEN]);
+        let body = self.bytes.len();
+        self.bytes.extend_from_slice(&[op as u8, 0]);
+        self.bytes.extend_from_slice(&key_len.to_le_bytes());
+        self.bytes.extend_from_slice(&value_len.to_le_bytes());
+        self.bytes.extend_from_slice(&keyspace.to_le_bytes());
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        let check = checksum::seal(&mut self.bytes, body);
+        if let Some(place) = self.bytes.get_mut(start..body) {
+            place.copy_from_slice(&check.to_le_bytes());
+        }
+        self.records += 1;
+    }
+
+    /// Number of records so far.
+    #[must_use]
+    pub const fn records(&self) -> u32 {
+        self.records
+    }
+
+    /// Bytes that the batch will take in its frame.
+    #[must_use]
+    pub const fn len_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// The finished batch.
+    ///
+    /// # Panics
+    /// When it is over 4 GiB, which its writer has refused before.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        let len = self.bytes.len() - BATCH_HEADER_LEN;
+        let len = u32::try_from(len).unwrap_or_else(|_| panic!("a batch of {len} bytes"));
+        if let Some(header) = self.bytes.first_chunk_mut::<BATCH_HEADER_LEN>() {
+            header[..4].copy_from_slice(&len.to_le_bytes());
+            header[4..].copy_from_slice(&self.records.to_le_bytes());
+        }
+        self.bytes
+    }
+}
+
+/// One record of a payload with its place in the log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Placed<'a> {
+    /// The record.
+    pub record: RecordRef<'a>,
+    /// Where it begins: its address for life.
+    pub lsn: Lsn,
+    /// Which batch of the payload it belongs to, from 0.
+    pub batch: u32,
+    /// Where its batch ends: the position of the commit's receipt.
+    pub batch_end: Lsn,
+}
+
+/// The records of a payload of batches, in order.
+///
+/// Ends after the first fault. A payload whose frame was checked holds none, so a fault there is
+/// damage in memory or a writer's bug.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    payload: &'a [u8],
+    base: Lsn,
+    at: usize,
+    batch: u32,
+    batch_end: usize,
+    left_in_batch: u32,
+    batches: u32,
+}
+
+impl<'a> Records<'a> {
+    /// Reads the `batches` batches of `payload`, whose first byte lies at `payload_lsn`.
+    #[must_use]
+    pub const fn new(payload: &'a [u8], payload_lsn: Lsn, batches: u32) -> Self {
+        let base = payload_lsn;
+        Self {
+            payload,
+            base,
+            at: 0,
+            batch: 0,
+            batch_end: 0,
+            left_in_batch: 0,
+            batches,
+        }
+    }
+
+    /// Enters the next batch that has records. `None` at the end of the payload.
+    fn next_batch(&mut self) -> Option<Result<(), RecordFault>> {
+        while self.left_in_batch == 0 {
+            if self.at != self.batch_end {
+                return Some(Err(RecordFault::Field("batch length")));
+            }
+            if self.batch == self.batches {
+                let ends = self.at == self.payload.len();
+                return (!ends).then_some(Err(RecordFault::Field("number of batches")));
+            }
+            let Some(header) = self
+                .payload
+                .get(self.at..)
+                .and_then(<[u8]>::first_chunk::<BATCH_HEADER_LEN>)
+            else {
+                return Some(Err(RecordFault::Short));
+            };
+            let [l0, l1, l2, l3, n0, n1, n2, n3] = *header;
+            self.at += BATCH_HEADER_LEN;
+            self.batch_end = self.at + u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+            self.left_in_batch = u32::from_le_bytes([n0, n1, n2, n3]);
+            self.batch += 1;
+        }
+        Some(Ok(()))
+    }
+
+    fn next_record(&mut self) -> Option<Result<Placed<'a>, RecordFault>> {
+        if let Err(fault) = self.next_batch()? {
+            return Some(Err(fault));
+        }
+        let Some(bytes) = self.payload.get(self.at..self.batch_end) else {
+            return Some(Err(RecordFault::Short));
+        };
+        let record = match decode_record(bytes) {
+            Ok(record) => record,
+            Err(fault) => return Some(Err(fault)),
+        };
+        let lsn = self.base.advance(self.at as u64);
+        self.at += record.len;
+        self.left_in_batch -= 1;
+        let batch_end = self.base.advance(self.batch_end as u64);
+        Some(Ok(Placed {
+            record,
+            lsn,
+            batch: self.batch - 1,
+            batch_end,
+        }))
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Placed<'a>, RecordFault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.next_record();
+        if matches!(next, Some(Err(_))) {
+            // Nothing behind a fault can be placed.
+            *self = Self::new(&[], self.base, 0);
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ids::to_usize;
+    use super::*;
+
+    type Given<'a> = (Op, &'a [u8], &'a [u8]);
+
+    fn payload(batches: &[&[Given<'_>]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for records in batches {
+            let mut batch = BatchBuf::default();
+            for (op, key, value) in *records {
+                batch.push(*op, 7, key, value);
+            }
+            out.extend(batch.finish());
+        }
+        out
+    }
+
+    #[test]
+    fn records_come_back_with_their_places() {
+        let long = vec![3; 20_000];
+        let payload = payload(&[
+            &[(Op::Put, b"a", b"1"), (Op::Delete, b"b", b"")],
+            &[],
+            &[(Op::Put, b"", &long)],
+        ]);
+        let all: Vec<_> = Records::new(&payload, Lsn(1000), 3)
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert_eq!(all.len(), 3);
+        assert_eq!(
+            (all[0].record.key, all[0].record.value),
+            (&b"a"[..], &b"1"[..])
+        );
+        assert_eq!((all[1].record.op, all[1].batch), (Op::Delete, 0));
+        assert_eq!((all[2].record.value, all[2].batch), (&long[..], 2));
+        assert_eq!(all[0].batch_end, all[1].batch_end);
+        assert_eq!(all[2].batch_end, Lsn(1000 + payload.len() as u64));
+        for placed in &all {
+            let at = to_usize(placed.lsn.bytes_since(Lsn(1000)));
+            assert_eq!(decode_record(&payload[at..]).unwrap(), placed.record);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_record_is_seen() {
+        let payload = payload(&[&[(Op::Put, b"key", b"value")]]);
+        let record = &payload[BATCH_HEADER_LEN..];
+        assert!(decode_record(record).is_ok());
+        for bit in 0..record.len() * 8 {
+            let mut bad = record.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode_record(&bad).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn damaged_batch_headers_end_in_a_fault_and_then_in_nothing() {
+        let payload = payload(&[&[(Op::Put, b"a", b"1")], &[(Op::Put, b"b", b"2")]]);
+        for (at, batches) in [(0, 2), (4, 2), (5, 2)] {
+            let mut bad = payload.clone();
+            bad[at] ^= 1;
+            let mut records = Records::new(&bad, Lsn::ZERO, batches);
+            assert!(records.any(|r| r.is_err()), "byte {at}");
+            assert!(records.next().is_none());
+        }
+        for batches in [1, 3] {
+            assert!(Records::new(&payload, Lsn::ZERO, batches).any(|r| r.is_err()));
+        }
+    }
+}
