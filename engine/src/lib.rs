@@ -4,9 +4,16 @@
 //! tail, and holds the state that the log describes; what ships the log is built on top of it.
 
 pub mod clock;
+mod config;
 mod error;
 pub mod format;
+pub mod fs;
+mod log;
 mod receipt;
 
+pub use config::{Config, InitOptions, WriteMode};
 pub use error::{CommitError, Error, ErrorKind, Result};
+pub use log::{
+    CommitFuture, CommitOptions, Level, LogCursor, LogState, Positions, Recovered, TermMark,
+};
 pub use receipt::{Receipt, ReceiptStatus};

@@ -176,6 +176,36 @@ impl FrameHeader {
         frame.get(FRAME_HEADER_LEN..end).unwrap_or_default()
     }
 
+    /// Length in bytes of the payload that begins `epoch`.
+    #[must_use]
+    pub fn epoch_payload_len(epoch: &EpochRecord) -> usize {
+        super::control::encode(epoch).len()
+    }
+
+    /// Length of the frame whose header `bytes` begins with, as the header says, unchecked; `None`
+    /// when the header is cut short, is none, or announces more than a frame may have.
+    #[must_use]
+    pub fn announced_len(bytes: &[u8]) -> Option<usize> {
+        let header = Self::decode(bytes.first_chunk()?)?;
+        let len = header.frame_len();
+        (len as u64 <= FRAME_LEN_MAX).then_some(len)
+    }
+
+    /// The header at the start of `bytes`, if it is one that a writer of `epoch` formed for `lsn`.
+    ///
+    /// For looking past damage: such a frame is not verified to continue anything, but its
+    /// watermark says what its writer knew fsynced.
+    #[must_use]
+    pub fn stray(bytes: &[u8], lsn: Lsn, epoch: &EpochKey) -> Option<Self> {
+        let raw = bytes.first_chunk()?;
+        let header = Self::decode(raw)?;
+        let formed = header_check(raw, &epoch.id.0) == header.check
+            && (header.term, header.start) == (epoch.term, epoch.start)
+            && header.lsn == lsn
+            && header.watermark <= lsn;
+        formed.then_some(header)
+    }
+
     fn encode(&self, seed: &[u8; 16], first_in_segment: bool) -> ([u8; FRAME_HEADER_LEN], u32) {
         let mut out = Vec::with_capacity(FRAME_HEADER_LEN);
         out.extend_from_slice(&MAGIC);

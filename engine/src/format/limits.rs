@@ -38,6 +38,22 @@ pub const fn frame_len_max(segment_size: u64) -> u64 {
     }
 }
 
+/// The longest payload of a frame in a segment of `segment_size` bytes: its header, the checksums of
+/// its pieces (4 bytes each) and its padding (less than 8 bytes) stay within the frame's limit.
+#[must_use]
+pub const fn payload_len_max(segment_size: u64) -> usize {
+    let room = super::to_usize(frame_len_max(segment_size)) - super::FRAME_HEADER_LEN - 8;
+    room - (room / PIECE_LEN + 1) * 4
+}
+
+const _: () = assert!(
+    super::encoded_frame_len(payload_len_max(SEGMENT_SIZE_MIN)) as u64
+        <= frame_len_max(SEGMENT_SIZE_MIN)
+);
+const _: () = assert!(
+    super::encoded_frame_len(payload_len_max(SEGMENT_SIZE_MAX)) as u64
+        <= frame_len_max(SEGMENT_SIZE_MAX)
+);
 const _: () = assert!(SEGMENT_SIZE_MIN.is_multiple_of(SEGMENT_SIZE_STEP));
 const _: () = assert!(SEGMENT_SIZE_DEFAULT.is_multiple_of(SEGMENT_SIZE_STEP));
 const _: () = assert!(FRAME_LEN_MAX < u32::MAX as u64);

@@ -29,5 +29,5 @@ pub use ids::{ClusterId, EpochId, IdFault, Lsn, LsnRange, NodeId, to_usize};
 pub use record::{BatchBuf, Op, Placed, RecordFault, RecordRef, Records, decode_record};
 pub use run::{FrameRun, RunFault};
 pub use segment::{
-    SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,
+    ChainRecord, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,
 };

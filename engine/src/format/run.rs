@@ -95,7 +95,12 @@ impl FrameRun {
             .map(|header| (header, self.slice(header.lsn, header.end())))
     }
 
-    fn slice(&self, start: Lsn, end: Lsn) -> Bytes {
+    /// The bytes of `[start, end)`, which must lie in the run.
+    ///
+    /// # Panics
+    /// When they do not.
+    #[must_use]
+    pub fn slice(&self, start: Lsn, end: Lsn) -> Bytes {
         let offset = |lsn: Lsn| to_usize(lsn.bytes_since(self.before.lsn));
         self.bytes.slice(offset(start)..offset(end))
     }

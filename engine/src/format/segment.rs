@@ -61,6 +61,59 @@ pub enum SegmentFault {
     Field(&'static str),
 }
 
+/// A [`Chain`] on disk. The cluster stands beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChainRecord {
+    /// Where the next frame begins.
+    pub lsn: Lsn,
+    /// Checksum of the frame before; 0 at the beginning of the log.
+    pub check: u32,
+    /// Term, start and id of the epoch of the frame before; zeros at the beginning of the log.
+    pub epoch: (u32, u32, EpochId),
+    /// Commit number of the next batch.
+    pub next_commit: u64,
+    /// Log time of the frame before.
+    pub log_ms: u64,
+    /// `visible` of the frame before.
+    pub visible: Lsn,
+    /// `watermark` of the frame before.
+    pub watermark: Lsn,
+}
+
+impl ChainRecord {
+    /// What is kept of `chain`.
+    #[must_use]
+    pub fn new(chain: &Chain) -> Self {
+        Self {
+            lsn: chain.lsn,
+            check: chain.check,
+            epoch: chain
+                .epoch
+                .map_or((0, 0, EpochId::NONE), |e| (e.term, e.start, e.id)),
+            next_commit: chain.next_commit,
+            log_ms: chain.log_ms,
+            visible: chain.visible,
+            watermark: chain.watermark,
+        }
+    }
+
+    /// The chain in `cluster`.
+    #[must_use]
+    pub fn chain(&self, cluster: ClusterId) -> Chain {
+        let (term, start, id) = self.epoch;
+        Chain {
+            cluster,
+            lsn: self.lsn,
+            check: self.check,
+            epoch: (id != EpochId::NONE).then_some(EpochKey { term, start, id }),
+            next_commit: self.next_commit,
+            log_ms: self.log_ms,
+            visible: self.visible,
+            watermark: self.watermark,
+        }
+    }
+}
+
 /// The header of a segment: enough to check its first frame without any other file.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SegmentHeader {
@@ -76,20 +129,8 @@ pub struct SegmentHeader {
     pub ordinal: u64,
     /// Size of the file in bytes.
     pub segment_size: u64,
-    /// Where the first frame begins.
-    pub base: Lsn,
-    /// Checksum of the frame before.
-    pub chain: u32,
-    /// Term, start and id of the epoch before `base`; zeros for the first segment.
-    pub epoch: (u32, u32, EpochId),
-    /// Commit number of the first batch in or behind this segment.
-    pub first_commit: u64,
-    /// Log time of the frame before.
-    pub log_ms: u64,
-    /// `visible` of the frame before.
-    pub visible: Lsn,
-    /// `watermark` of the frame before.
-    pub watermark: Lsn,
+    /// Where the log stands before the first frame.
+    pub start: ChainRecord,
 }
 
 impl SegmentHeader {
@@ -103,32 +144,20 @@ impl SegmentHeader {
             cluster: chain.cluster,
             ordinal,
             segment_size,
-            base: chain.lsn,
-            chain: chain.check,
-            epoch: chain
-                .epoch
-                .map_or((0, 0, EpochId::NONE), |e| (e.term, e.start, e.id)),
-            first_commit: chain.next_commit,
-            log_ms: chain.log_ms,
-            visible: chain.visible,
-            watermark: chain.watermark,
+            start: ChainRecord::new(chain),
         }
     }
 
     /// The chain that the segment's first frame continues.
     #[must_use]
     pub fn chain(&self) -> Chain {
-        let (term, start, id) = self.epoch;
-        Chain {
-            cluster: self.cluster,
-            lsn: self.base,
-            check: self.chain,
-            epoch: (id != EpochId::NONE).then_some(EpochKey { term, start, id }),
-            next_commit: self.first_commit,
-            log_ms: self.log_ms,
-            visible: self.visible,
-            watermark: self.watermark,
-        }
+        self.start.chain(self.cluster)
+    }
+
+    /// Where the first frame begins.
+    #[must_use]
+    pub const fn base(&self) -> Lsn {
+        self.start.lsn
     }
 
     /// Bytes that frames may take in a segment of `segment_size` bytes.
@@ -164,7 +193,7 @@ impl SegmentHeader {
         if !Self::size_fits(header.segment_size) {
             return Err(SegmentFault::Field("segment size"));
         }
-        if header.ordinal == 0 || !header.base.0.is_multiple_of(8) {
+        if header.ordinal == 0 || !header.base().0.is_multiple_of(8) {
             return Err(SegmentFault::Field("ordinal or base"));
         }
         Ok(header)
@@ -176,14 +205,10 @@ impl SegmentHeader {
 pub struct SegmentFooter {
     /// Where the segment's frames begin.
     pub base: Lsn,
-    /// Where they end.
-    pub end: Lsn,
-    /// Checksum of the last frame.
-    pub chain: u32,
     /// How many frames.
     pub frames: u64,
-    /// Commit number of the first batch behind this segment.
-    pub next_commit: u64,
+    /// Where the log stands behind the last one.
+    pub end: ChainRecord,
 }
 
 impl SegmentFooter {
@@ -199,7 +224,7 @@ impl SegmentFooter {
     /// [`SegmentFault::Zeros`] for a segment that is not sealed; others for damage.
     pub fn decode(bytes: &[u8]) -> Result<Self, SegmentFault> {
         let footer: Self = open(&FOOTER, bytes)?;
-        if footer.end < footer.base {
+        if footer.end.lsn < footer.base {
             return Err(SegmentFault::Field("end"));
         }
         Ok(footer)
@@ -260,10 +285,8 @@ mod tests {
         assert_eq!(header.chain(), chain);
         let footer = SegmentFooter {
             base: Lsn(0),
-            end: Lsn(80),
-            chain: 1,
             frames: 2,
-            next_commit: 3,
+            end: ChainRecord::new(&chain),
         };
         let last = footer.encode();
         assert_eq!(SegmentFooter::decode(&last), Ok(footer));

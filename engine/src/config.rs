@@ -1,0 +1,98 @@
+//! Settings: plain data, each with its unit, its default and what it costs.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::limits::{
+    NODE_NAME_LEN_MAX, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, SEGMENT_SIZE_STEP,
+};
+use crate::format::{ClusterId, SegmentHeader};
+
+/// What a store is made with, once, for good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InitOptions {
+    /// The cluster: a new one for its first node, the same one for its peers.
+    pub cluster: ClusterId,
+    /// The node's name, for people.
+    pub node_name: String,
+    /// Size of a segment file in bytes; the same on every node of the cluster. Default 64 MiB.
+    pub segment_size: u64,
+    /// Whether this node is to be a member of a pair: one that has a peer waits to hear from it
+    /// when it starts again. Default no.
+    pub has_peer: bool,
+    /// Whether this node is to begin as the follower of another. Default no.
+    pub follower: bool,
+}
+
+impl InitOptions {
+    /// A single node of a new cluster.
+    #[must_use]
+    pub fn new(node_name: impl Into<String>) -> Self {
+        Self {
+            cluster: ClusterId::random(),
+            node_name: node_name.into(),
+            segment_size: SEGMENT_SIZE_DEFAULT,
+            has_peer: false,
+            follower: false,
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        if !SegmentHeader::size_fits(self.segment_size) {
+            let message = format!(
+                "segment_size of {} bytes: choose a multiple of {SEGMENT_SIZE_STEP} from \
+                 {SEGMENT_SIZE_MIN} to {SEGMENT_SIZE_MAX}",
+                self.segment_size
+            );
+            return Err(Error::new(ErrorKind::Limit, message));
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let name = &self.node_name;
+        if name.is_empty() || name.len() > NODE_NAME_LEN_MAX || !name.chars().all(plain) {
+            let message = format!(
+                "node name {name:?}: use 1 to {NODE_NAME_LEN_MAX} letters, digits, `-`, `_` or `.`"
+            );
+            return Err(Error::new(ErrorKind::Limit, message));
+        }
+        Ok(())
+    }
+}
+
+/// How segments are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum WriteMode {
+    /// Past the page cache where the file system can, else through it.
+    #[default]
+    Auto,
+    /// Through the page cache.
+    Buffered,
+    /// Past the page cache (`O_DIRECT`); opening fails where that cannot be had.
+    Direct,
+}
+
+/// Settings of an open store.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// How segments are written. Default [`WriteMode::Auto`].
+    pub write_mode: WriteMode,
+    /// How long after the last fsync an idle log vouches for itself with a watermark frame, and how
+    /// long at most a follower's own mark lags behind its fsyncs. Default 50 ms.
+    pub idle_mark_after: Duration,
+    /// Whether a thread does the background work (preparing segments, marks). Default yes; without
+    /// it, whoever owns the store calls its background step.
+    pub background: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            write_mode: WriteMode::Auto,
+            idle_mark_after: Duration::from_millis(50),
+            background: true,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! The file seam: everything that the engine asks of a disk.
+//!
+//! Names are relative to the store's directory and use `/`. [`OsFs`] is the real one; [`MemFs`]
+//! keeps what was written apart from what was synced, so that a test can take the power away.
+//!
+//! **Architecture invariant:** nothing else in the engine names `std::fs`.
+
+mod map;
+mod mem;
+mod os;
+
+use std::fmt::Debug;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use mem::{Crash, MemFs};
+pub use os::OsFs;
+
+/// Writes to segments start and end at multiples of this many bytes.
+pub const BLOCK_LEN: usize = 4096;
+
+/// How a file is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// For reading.
+    Read,
+    /// For reading and writing through the page cache.
+    Write,
+    /// For writing past the page cache; offsets, lengths and buffers are multiples of [`BLOCK_LEN`].
+    WriteDirect,
+}
+
+/// A directory of files. All methods may be called from several threads at once.
+pub trait Fs: Send + Sync + Debug {
+    /// Makes a new, empty file for writing; fails when the name is taken.
+    ///
+    /// The name lasts only after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file that exists. [`Access::WriteDirect`] is `Unsupported` where it cannot be had.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>>;
+
+    /// Gives a file another name, replacing a file of that name.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Takes a name away.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn unlink(&self, name: &str) -> io::Result<()>;
+
+    /// Makes a directory unless it is there.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn create_dir(&self, name: &str) -> io::Result<()>;
+
+    /// Names of the files in a directory (`""` is the store's own), sorted.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn list(&self, dir: &str) -> io::Result<Vec<String>>;
+
+    /// Makes the names in a directory last.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn sync_dir(&self, dir: &str) -> io::Result<()>;
+
+    /// Holds the directory against other processes until the answer is dropped.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process holds it.
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
+
+    /// Where the directory is, for messages.
+    fn place(&self) -> String;
+}
+
+/// One open file.
+pub trait File: Send + Sync + Debug {
+    /// Reads at `offset` until `buf` is full or the file ends; answers with the bytes read.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes all of `bytes` at `offset`. Lasts only after [`File::sync`].
+    ///
+    /// # Errors
+    /// As the operating system answers; how much was written is then unknown.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes the file's bytes and length last.
+    ///
+    /// # Errors
+    /// As the operating system answers. The call is never worth repeating: what failed to reach the
+    /// disk may be forgotten by the second call.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Length of the file in bytes.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn len_bytes(&self) -> io::Result<u64>;
+
+    /// Cuts the file, or extends it with zeros.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// The whole file as memory, for files that are never written again.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn map(&self) -> io::Result<Bytes>;
+}
+
+/// Reads a whole file.
+///
+/// # Errors
+/// As the operating system answers.
+pub fn read_all(fs: &dyn Fs, name: &str) -> io::Result<Vec<u8>> {
+    let file = fs.open(name, Access::Read)?;
+    let mut bytes = vec![0; crate::format::to_usize(file.len_bytes()?)];
+    let read = file.read_at(0, &mut bytes)?;
+    bytes.truncate(read);
+    Ok(bytes)
+}
+
+/// Replaces a file as a whole: a crash leaves the old bytes or the new ones.
+///
+/// # Errors
+/// As the operating system answers; the old file is then still there.
+pub fn replace(fs: &dyn Fs, dir: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = format!("{name}.tmp");
+    if let Err(error) = fs.unlink(&temporary)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let file = fs.create(&temporary)?;
+    file.write_at(0, bytes)?;
+    file.sync()?;
+    fs.rename(&temporary, name)?;
+    fs.sync_dir(dir)
+}
+
+/// A buffer whose bytes begin at a multiple of [`BLOCK_LEN`], as direct I/O wants it.
+#[derive(Debug)]
+pub(crate) struct AlignedBuf {
+    storage: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl AlignedBuf {
+    /// A buffer of `len` zeros.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        let storage = vec![0; len + BLOCK_LEN];
+        let start = storage.as_ptr().align_offset(BLOCK_LEN);
+        assert!(start < BLOCK_LEN, "no aligned byte within a block: {start}");
+        Self {
+            storage,
+            start,
+            len,
+        }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        self.storage
+            .get(self.start..self.start + self.len)
+            .unwrap_or_default()
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        self.storage
+            .get_mut(self.start..self.start + self.len)
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,171 @@
+//! The operating system's files.
+
+use std::fs::{DirBuilder, File as StdFile, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rustix::fs::OFlags;
+
+use super::{Access, File, Fs, map};
+
+const LOCK_NAME: &str = "LOCK";
+const FILE_MODE: u32 = 0o600;
+const DIR_MODE: u32 = 0o700;
+
+/// Files below one directory, readable by their owner alone.
+#[derive(Debug)]
+pub struct OsFs {
+    root: PathBuf,
+}
+
+impl OsFs {
+    /// The directory `root`, which need not exist before something is created in it.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        if name.is_empty() {
+            self.root.clone()
+        } else {
+            self.root.join(name)
+        }
+    }
+
+    fn open_with(
+        &self,
+        name: &str,
+        options: &mut OpenOptions,
+        extra: OFlags,
+    ) -> io::Result<StdFile> {
+        let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC | extra).bits();
+        options
+            .mode(FILE_MODE)
+            .custom_flags(flags.cast_signed())
+            .open(self.path(name))
+    }
+}
+
+impl Fs for OsFs {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        let file = self.open_with(
+            name,
+            options.read(true).write(true).create_new(true),
+            OFlags::empty(),
+        )?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(access != Access::Read);
+        let extra = if access == Access::WriteDirect {
+            OFlags::DIRECT
+        } else {
+            OFlags::empty()
+        };
+        let file = self.open_with(name, &mut options, extra).map_err(|error| {
+            let refused = error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error());
+            if access == Access::WriteDirect && refused {
+                return io::Error::new(io::ErrorKind::Unsupported, error);
+            }
+            error
+        })?;
+        Ok(Arc::new(OsFile(file)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path(from), self.path(to))
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        std::fs::remove_file(self.path(name))
+    }
+
+    fn create_dir(&self, name: &str) -> io::Result<()> {
+        match DirBuilder::new().mode(DIR_MODE).create(self.path(name)) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other,
+        }
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(self.path(dir))? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        StdFile::open(self.path(dir))?.sync_all()
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        let mut options = OpenOptions::new();
+        let file = self.open_with(LOCK_NAME, options.write(true).create(true), OFlags::empty())?;
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn place(&self) -> String {
+        self.root.display().to_string()
+    }
+}
+
+#[derive(Debug)]
+struct OsFile(StdFile);
+
+impl File for OsFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let mut read = 0;
+        while let Some(rest) = buf.get_mut(read..).filter(|rest| !rest.is_empty()) {
+            match self.0.read_at(rest, offset + read as u64) {
+                Ok(0) => break,
+                Ok(n) => read += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(read)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len_bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn map(&self) -> io::Result<Bytes> {
+        map::map(&self.0)
+    }
+}

@@ -1,0 +1,365 @@
+//! Group commit: many callers, one write and one fsync.
+//!
+//! A blocking caller that finds no leader leads one group itself, so a lone writer never hands its
+//! commit to another thread. It never leads a second one: the leadership goes to a caller of the
+//! next group, who must wake anyway, or to the log's thread where only asynchronous callers wait.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::levels::{CommitOptions, Finished, Level};
+use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
+use super::writer::Writer;
+use super::{Log, LogState};
+use crate::error::{CommitError, Error, ErrorKind, Result};
+use crate::format::{FrameHeader, FrameKind, Lsn, encoded_frame_len};
+use crate::receipt::Receipt;
+
+/// Commits that are in no frame yet.
+///
+/// Invariant: `led` while some thread is to take the next group; a caller in `waiting` is therefore
+/// always waited for by a leader or is one.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Pending>,
+    led: bool,
+}
+
+impl Queue {
+    pub(super) fn drain(&mut self) -> Vec<Pending> {
+        self.waiting.drain(..).collect()
+    }
+}
+
+/// One commit, or one control record, before it is in a frame.
+pub(super) struct Pending {
+    kind: FrameKind,
+    /// The encoded batch, or the payload of the control record.
+    bytes: Vec<u8>,
+    level: Level,
+    waiter: Option<Arc<Waiter>>,
+}
+
+impl Pending {
+    pub(super) fn fail(self, error: &Error, finished: &mut Finished) {
+        if let Some(waiter) = self.waiter {
+            finished.push(waiter, Err(CommitError::Failed(error.duplicate())));
+        }
+    }
+}
+
+/// A group in its frame.
+struct Formed {
+    header: FrameHeader,
+    frame: Bytes,
+    receipts: Vec<(Receipt, Level, Option<Arc<Waiter>>)>,
+}
+
+impl Log {
+    /// Commits an encoded batch and waits for its level.
+    ///
+    /// # Errors
+    /// [`CommitError::Failed`] when nothing was written, [`CommitError::Unknown`] when the batch is
+    /// in a frame and its end is not known.
+    pub(crate) fn commit(&self, batch: Vec<u8>, options: CommitOptions) -> Outcome {
+        let kind = FrameKind::Batches;
+        self.commit_blocking(kind, batch, options)
+    }
+
+    /// Appends a control record; durable, applied and visible on return. Answers with its end.
+    pub(crate) fn append_control(&self, kind: FrameKind, payload: Vec<u8>) -> Result<Lsn> {
+        assert!(!matches!(kind, FrameKind::Batches | FrameKind::Epoch));
+        match self.commit_blocking(kind, payload, CommitOptions::default()) {
+            Ok(receipt) => Ok(receipt.lsn),
+            Err(CommitError::Failed(error) | CommitError::Unknown { error, .. }) => Err(error),
+        }
+    }
+
+    /// Commits an encoded batch without blocking. It is on its way when this returns.
+    pub(crate) fn commit_async(
+        self: &Arc<Self>,
+        batch: Vec<u8>,
+        options: CommitOptions,
+    ) -> CommitFuture {
+        let waiter = Waiter::new(false);
+        let pending = Pending {
+            kind: FrameKind::Batches,
+            bytes: batch,
+            level: options.level,
+            waiter: Some(waiter.clone()),
+        };
+        match self.enqueue(pending) {
+            Ok(true) => self.lead_elsewhere(),
+            Ok(false) => {}
+            Err(error) => waiter.finish(Err(CommitError::Failed(error))),
+        }
+        CommitFuture::new(waiter, self.clone())
+    }
+
+    /// Appends a watermark frame, which vouches that all before it is durable. Nobody waits for it.
+    pub(super) fn append_watermark(&self) {
+        let pending = Pending {
+            kind: FrameKind::Watermark,
+            bytes: Vec::new(),
+            level: Level::Local,
+            waiter: None,
+        };
+        // One that cannot be queued is not needed: the log is no longer written.
+        if let Ok(true) = self.enqueue(pending) {
+            self.lead_group();
+        }
+    }
+
+    /// Appends a watermark frame and waits for it.
+    pub(super) fn append_watermark_and_wait(&self) -> Result<()> {
+        self.append_control(FrameKind::Watermark, Vec::new())
+            .map(|_| ())
+    }
+
+    fn commit_blocking(&self, kind: FrameKind, bytes: Vec<u8>, options: CommitOptions) -> Outcome {
+        let mut deadline = options.deadline.map(|after| Instant::now() + after);
+        let waiter = Waiter::new(true);
+        let pending = Pending {
+            kind,
+            bytes,
+            level: options.level,
+            waiter: Some(waiter.clone()),
+        };
+        match self.enqueue(pending) {
+            Ok(true) => self.lead_group(),
+            Ok(false) => {}
+            Err(error) => return Err(CommitError::Failed(error)),
+        }
+        loop {
+            match waiter.wait(deadline) {
+                Turn::Lead => self.lead_group(),
+                Turn::Done(outcome) => return outcome,
+                Turn::Late(receipt) => {
+                    let error = Error::new(ErrorKind::Timeout, "the deadline passed");
+                    match receipt {
+                        Some(receipt) => return Err(CommitError::Unknown { receipt, error }),
+                        None if self.withdraw(&waiter) => return Err(CommitError::Failed(error)),
+                        // A leader has taken it and forms its frame now.
+                        None => deadline = Some(Instant::now() + Duration::from_millis(1)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Queues a commit. Answers whether somebody must lead now.
+    fn enqueue(&self, pending: Pending) -> Result<bool> {
+        let len = pending.bytes.len();
+        if len > self.batch_len_max() {
+            let message = format!(
+                "a batch of {len} bytes: with segments of {} bytes the limit is {}; split it, or \
+                 make the cluster with a larger segment_size",
+                self.segment_size,
+                self.batch_len_max()
+            );
+            return Err(Error::new(ErrorKind::Limit, message));
+        }
+        let mut queue = self.queue.lock();
+        // Under the queue's lock, so that nothing is queued behind the drain of a dying log.
+        self.require(&LogState::Writing)?;
+        queue.waiting.push_back(pending);
+        Ok(!std::mem::replace(&mut queue.led, true))
+    }
+
+    /// Takes a commit whose caller has given up back out of the queue, if it is still there.
+    fn withdraw(&self, waiter: &Arc<Waiter>) -> bool {
+        let mut queue = self.queue.lock();
+        let own = |pending: &Pending| {
+            pending
+                .waiter
+                .as_ref()
+                .is_some_and(|other| Arc::ptr_eq(other, waiter))
+        };
+        let found = queue.waiting.iter().position(own);
+        found.is_some_and(|index| queue.waiting.remove(index).is_some())
+    }
+
+    /// Leads one group: forms it, makes it durable, hands the leadership on, answers.
+    pub(super) fn lead_group(&self) {
+        let mut finished = Finished::default();
+        let mut writer = self.writer.lock();
+        // As late as possible: whoever queued while the last group was synced is in this one.
+        let group = self.take_group();
+        let formed = self.form(&mut writer, group, &mut finished);
+        let outcome = formed.map(|formed| {
+            // The sender may take the frame while it is being written here.
+            self.cell.notify();
+            let written = self
+                .write(&mut writer, &formed.frame)
+                .and_then(|()| self.sync_active(&writer));
+            (formed, written)
+        });
+        // The sink's lock before the leadership goes, so that frames are applied in their order.
+        let sink = self.sink.lock();
+        drop(writer);
+        self.hand_over();
+        match outcome {
+            Some((formed, Ok(()))) => {
+                if let Some(sink) = &*sink {
+                    sink.apply(&formed.header, &formed.frame);
+                }
+                let end = formed.header.end();
+                let last_commit = formed.header.first_commit + u64::from(formed.header.batches) - 1;
+                self.publish(end, last_commit);
+                for (receipt, level, waiter) in formed.receipts {
+                    if let Some(waiter) = waiter {
+                        self.levels.wait(level, receipt, waiter, &mut finished);
+                    }
+                }
+            }
+            Some((formed, Err(error))) => {
+                for (receipt, _, waiter) in formed.receipts {
+                    let error = error.duplicate();
+                    let outcome = Err(CommitError::Unknown { receipt, error });
+                    if let Some(waiter) = waiter {
+                        finished.push(waiter, outcome);
+                    }
+                }
+            }
+            None => {}
+        }
+        drop(sink);
+        self.cell.notify();
+        finished.wake();
+    }
+
+    /// Moves what readers see. Under the sink's lock, hence in order.
+    pub(super) fn publish(&self, end: Lsn, last_commit: u64) {
+        assert!(
+            end <= self.cell.durable(),
+            "visible {end} above what is durable"
+        );
+        self.cell.set_applied(end);
+        self.cell.set_visible_commit(last_commit);
+        self.cell.set_visible(end);
+    }
+
+    /// The next group: the longest run of batches that fits in one frame, or one control record.
+    fn take_group(&self) -> Vec<Pending> {
+        let mut queue = self.queue.lock();
+        let mut len = 0;
+        let mut count = 0;
+        for pending in &queue.waiting {
+            len += pending.bytes.len();
+            let alone = pending.kind != FrameKind::Batches;
+            if count > 0 && (alone || len > self.batch_len_max()) {
+                break;
+            }
+            count += 1;
+            if alone {
+                break;
+            }
+        }
+        queue.waiting.drain(..count).collect()
+    }
+
+    /// Forms the group's frame and shows it to readers of the tail. `None` when there is none to
+    /// write: the group is empty, or could not be formed and was told so.
+    fn form(
+        &self,
+        writer: &mut Writer,
+        group: Vec<Pending>,
+        finished: &mut Finished,
+    ) -> Option<Formed> {
+        let kind = group.first()?.kind;
+        let payload_len: usize = group.iter().map(|pending| pending.bytes.len()).sum();
+        let ready = self
+            .require(&LogState::Writing)
+            .and_then(|()| self.make_room(writer, encoded_frame_len(payload_len)));
+        let first_in_segment = match ready {
+            Ok(first) => first,
+            Err(error) => {
+                group
+                    .into_iter()
+                    .for_each(|pending| pending.fail(&error, finished));
+                return None;
+            }
+        };
+        let batches = if kind == FrameKind::Batches {
+            group.len()
+        } else {
+            0
+        };
+        let batches = u32::try_from(batches).unwrap_or_else(|_| panic!("{batches} batches"));
+        let mut fields = writer.fields(self, kind, batches);
+        fields.first_in_segment = first_in_segment;
+        let before = writer.chain;
+        let frame = writer
+            .chain
+            .form(fields, group.iter().map(|pending| &*pending.bytes));
+        let header = match before.check_header(&frame) {
+            Ok(header) => header,
+            Err(fault) => panic!("formed a frame that does not check: {fault}"),
+        };
+        let Some(epoch) = before.epoch else {
+            panic!("formed a frame in no epoch")
+        };
+        let mut lsn = header.payload_lsn();
+        let mut commit = header.first_commit;
+        let mut receipts = Vec::with_capacity(group.len());
+        for pending in group {
+            lsn = lsn.advance(pending.bytes.len() as u64);
+            // A control record is durable with its frame, and has no number of its own.
+            let end = if kind == FrameKind::Batches {
+                lsn
+            } else {
+                header.end()
+            };
+            let receipt = Receipt {
+                epoch: epoch.id,
+                lsn: end,
+                commit,
+            };
+            if let Some(waiter) = &pending.waiter {
+                waiter.formed(receipt);
+            }
+            receipts.push((receipt, pending.level, pending.waiter));
+            commit += 1;
+        }
+        self.push(writer, before.lsn, frame.clone(), 1);
+        Some(Formed {
+            header,
+            frame,
+            receipts,
+        })
+    }
+
+    /// Ends this thread's leadership.
+    fn hand_over(&self) {
+        let mut queue = self.queue.lock();
+        if queue.waiting.is_empty() {
+            queue.led = false;
+            return;
+        }
+        let blocking = queue.waiting.iter().find_map(|pending| {
+            pending
+                .waiter
+                .as_ref()
+                .filter(|waiter| waiter.blocking)
+                .cloned()
+        });
+        match blocking {
+            // Under the queue's lock, so that it cannot withdraw in between.
+            Some(waiter) => waiter.lead(),
+            None => {
+                drop(queue);
+                self.lead_elsewhere();
+            }
+        }
+    }
+
+    /// Lets the log's thread lead, or this one where there is none.
+    fn lead_elsewhere(&self) {
+        if !self.lane.lead() {
+            self.lead_group();
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Reading the log in order, as replay, a follower's feed and a change feed do.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::Log;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Chain, FRAME_HEADER_LEN, FrameHeader, FrameRun, Lsn};
+
+/// A place in the log, between two frames, from which whole, checked frames are read.
+///
+/// Everything it gives was verified against checksums and chain on the way, whether it came from
+/// memory or from a file, so damage on this disk never goes further.
+pub struct LogCursor {
+    log: Arc<Log>,
+    chain: Chain,
+}
+
+impl LogCursor {
+    /// A cursor at `from`, which must be where a frame begins.
+    ///
+    /// # Errors
+    /// `NotHeld` when no frame begins there; `Corrupt` when the way there is damaged.
+    pub(super) fn new(log: Arc<Log>, from: Lsn) -> Result<Self> {
+        let not_held = || {
+            let end = log.positions().appended;
+            let message = format!("no frame begins at {from}; this log ends at {end}");
+            Error::new(ErrorKind::NotHeld, message)
+        };
+        let Some(segment) = log.segments.find(from) else {
+            let at_origin = from == Lsn::ZERO;
+            let chain = Chain::origin(log.cluster());
+            return if at_origin {
+                Ok(Self { log, chain })
+            } else {
+                Err(not_held())
+            };
+        };
+        if from > segment.range().end {
+            return Err(not_held());
+        }
+        let mut cursor = Self {
+            chain: segment.header.chain(),
+            log: log.clone(),
+        };
+        while cursor.chain.lsn < from {
+            let left = from.bytes_since(cursor.chain.lsn);
+            let run = cursor.next_up_to(from, left.max(1 << 20))?;
+            if run.is_none() {
+                return Err(not_held());
+            }
+        }
+        if cursor.chain.lsn == from {
+            Ok(cursor)
+        } else {
+            Err(not_held())
+        }
+    }
+
+    /// Where the next frame begins.
+    #[must_use]
+    pub const fn lsn(&self) -> Lsn {
+        self.chain.lsn
+    }
+
+    /// The chain that the next frame continues.
+    #[must_use]
+    pub const fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// The next frames, as many whole ones as fit in `len_max` bytes but at least one; `None` at
+    /// `end` or at the end of the log.
+    ///
+    /// # Errors
+    /// `Corrupt` when the bytes do not hold; `Io` when they cannot be read.
+    pub fn next_up_to(&mut self, end: Lsn, len_max: u64) -> Result<Option<FrameRun>> {
+        let from = self.chain.lsn;
+        let Some(segment) = self.log.segments.find(from) else {
+            return Ok(None);
+        };
+        let stop = end.min(segment.range().end);
+        if from >= stop {
+            return Ok(None);
+        }
+        let room = crate::format::to_usize(stop.bytes_since(from).min(len_max));
+        let fs = &*self.log.fs;
+        let mut bytes = segment.read(fs, from, room.max(FRAME_HEADER_LEN))?;
+        let mut whole = whole_frames(&bytes);
+        if whole == 0 {
+            // The first frame alone is longer than what was asked for.
+            let need = FrameHeader::announced_len(&bytes).unwrap_or(FRAME_HEADER_LEN);
+            bytes = segment.read(fs, from, need)?;
+            whole = bytes.len();
+        } else if bytes.len() < room {
+            bytes = self.gather(&bytes.slice(..whole), room, stop)?;
+            whole = bytes.len();
+        }
+        let run = FrameRun::check(&self.chain, bytes.slice(..whole)).map_err(|fault| {
+            let message = format!(
+                "the log is damaged in [{from}, {stop}), segment {}: {fault}; repair it before use",
+                segment.header.ordinal
+            );
+            Error::new(ErrorKind::Corrupt, message)
+        })?;
+        self.chain = *run.after();
+        Ok(Some(run))
+    }
+
+    /// Joins small pieces of memory behind `first` into one run of at most `room` bytes.
+    fn gather(&self, first: &bytes::Bytes, room: usize, stop: Lsn) -> Result<bytes::Bytes> {
+        let mut at = self.chain.lsn.advance(first.len() as u64);
+        let Some(segment) = self.log.segments.find(self.chain.lsn) else {
+            return Ok(first.clone());
+        };
+        let mut joined: Option<BytesMut> = None;
+        let mut len = first.len();
+        while at < stop && len < room {
+            let piece = segment.read(&*self.log.fs, at, room - len)?;
+            let whole = whole_frames(&piece);
+            if whole == 0 {
+                break;
+            }
+            let joined = joined.get_or_insert_with(|| {
+                let mut joined = BytesMut::with_capacity(room.min(1 << 20));
+                joined.extend_from_slice(first);
+                joined
+            });
+            joined.extend_from_slice(piece.get(..whole).unwrap_or_default());
+            len += whole;
+            at = at.advance(whole as u64);
+        }
+        Ok(joined.map_or_else(|| first.clone(), BytesMut::freeze))
+    }
+}
+
+/// Length of the whole frames at the start of `bytes`, by the lengths that they announce.
+fn whole_frames(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(len) = bytes.get(at..).and_then(FrameHeader::announced_len) {
+        if at + len > bytes.len() {
+            break;
+        }
+        at += len;
+    }
+    at
+}

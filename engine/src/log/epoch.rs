@@ -1,0 +1,251 @@
+//! Epochs: beginning one, hearing of others, being fenced by one.
+
+use super::commit::Pending;
+use super::manifest::TermMark;
+use super::{Finished, Log, LogState};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    EpochId, EpochReason, EpochRecord, FrameHeader, FrameKind, LsnRange, encoded_frame_len,
+};
+
+impl Log {
+    /// Makes this node the writer: appends the frame that begins an epoch and answers once that is
+    /// durable. `raise_term` is for a change of roles; a restart keeps the term.
+    ///
+    /// # Errors
+    /// `Fenced` when a newer term exists, `Poisoned`, `Closed`, `DiskFull`, `Io`.
+    pub(crate) fn begin_epoch(
+        &self,
+        reason: EpochReason,
+        note: &str,
+        raise_term: bool,
+    ) -> Result<EpochRecord> {
+        self.settle()?;
+        let mut writer = self.writer.lock();
+        match &*self.state.read() {
+            LogState::Reading | LogState::Following => {}
+            LogState::Writing => {
+                let message = "an epoch has begun already: this node is writing";
+                return Err(Error::new(ErrorKind::NotWriter, message));
+            }
+            LogState::Fenced(_) | LogState::Poisoned(_) | LogState::Closed => {
+                return Err(self.not_writing());
+            }
+        }
+        self.sync_active(&writer)?;
+        let record = self.next_epoch(&writer.chain, reason, note, raise_term)?;
+        let mut fields = writer.fields(self, FrameKind::Epoch, 0);
+        writer.log_base = (fields.wall_ms.max(writer.chain.log_ms), self.now_ns());
+        fields.log_ms = fields.wall_ms;
+        let mut history = self.history();
+        history.push(record.clone()).map_err(|fault| {
+            Error::new(
+                ErrorKind::Limit,
+                format!("no epoch can follow here: {fault}"),
+            )
+        })?;
+        // Known to the manifest before its first byte is in the log.
+        self.change_manifest(|manifest| {
+            manifest.history = history.clone();
+            manifest.term_given = manifest.term_given.max(record.term);
+            manifest.start_given = manifest.start_given.max(record.start);
+            if manifest
+                .term_heard
+                .is_none_or(|heard| heard.term < record.term)
+            {
+                let (term, opened_by) = (record.term, record.opened_by);
+                manifest.term_heard = Some(TermMark { term, opened_by });
+            }
+            if raise_term {
+                manifest.attached_in = None;
+            }
+        })?;
+        let payload_len = FrameHeader::epoch_payload_len(&record);
+        let len = encoded_frame_len(payload_len);
+        let form = |chain: &mut crate::format::Chain, first_in_segment| {
+            chain.form_epoch(
+                crate::format::FrameFields {
+                    first_in_segment,
+                    ..fields
+                },
+                &record,
+            )
+        };
+        let (header, frame) = self.append_own(&mut writer, form, len)?;
+        *self.history.write() = history;
+        *self.state.write() = LogState::Writing;
+        let sink = self.sink.lock();
+        drop(writer);
+        if let Some(sink) = &*sink {
+            sink.apply(&header, &frame);
+        }
+        self.publish(header.end(), header.first_commit - 1);
+        drop(sink);
+        self.cell.notify();
+        self.lane.wake();
+        Ok(record)
+    }
+
+    fn next_epoch(
+        &self,
+        chain: &crate::format::Chain,
+        reason: EpochReason,
+        note: &str,
+        raise_term: bool,
+    ) -> Result<EpochRecord> {
+        let history = self.history.read();
+        let manifest = self.manifest.lock();
+        let newest = history.last();
+        let heard = manifest.term_heard.map_or(0, |heard| heard.term);
+        let raise = raise_term || newest.is_none();
+        let next = |number: u32| {
+            number
+                .checked_add(1)
+                .ok_or_else(|| Error::new(ErrorKind::Limit, "no higher term or start can be given"))
+        };
+        let known = newest.map_or(0, |epoch| epoch.term);
+        let term = if raise {
+            next(known.max(heard).max(manifest.term_given))?
+        } else {
+            known
+        };
+        let start = next(
+            newest
+                .map_or(0, |epoch| epoch.start)
+                .max(manifest.start_given),
+        )?;
+        let id = EpochId::random();
+        let record = EpochRecord {
+            term,
+            start,
+            id,
+            parent: newest.map_or(EpochId::NONE, |epoch| epoch.id),
+            opened_by: newest
+                .filter(|_| !raise)
+                .map_or(id, |epoch| epoch.opened_by),
+            fork: chain.lsn,
+            node: self.node,
+            node_name: manifest.node_name.clone(),
+            reason,
+            note: note.to_owned(),
+            wall_ms: self.clock.wall_ms(),
+        };
+        if !record.within_limits() {
+            let message = format!(
+                "a reason of {} bytes: at most {} are kept",
+                note.len(),
+                crate::format::limits::NOTE_LEN_MAX
+            );
+            return Err(Error::new(ErrorKind::Limit, message));
+        }
+        Ok(record)
+    }
+
+    /// The highest term that this node ever heard of, its own included.
+    pub(crate) fn term_heard(&self) -> Option<TermMark> {
+        self.manifest.lock().term_heard
+    }
+
+    /// Notes durably that a term exists, if it is the highest so far.
+    pub(crate) fn note_term(&self, mark: TermMark) -> Result<()> {
+        if self
+            .term_heard()
+            .is_some_and(|heard| heard.term >= mark.term)
+        {
+            return Ok(());
+        }
+        self.change_manifest(|manifest| manifest.term_heard = Some(mark))
+    }
+
+    /// Ends this node's right to write, durably, before anything else: a newer term exists. What
+    /// waits ends as unknown. Reads go on.
+    pub(crate) fn fence(&self, by: TermMark) -> Result<()> {
+        let writer = self.writer.lock();
+        self.change_manifest(|manifest| {
+            manifest.fenced_by = Some(by);
+            if manifest.term_heard.is_none_or(|heard| heard.term < by.term) {
+                manifest.term_heard = Some(by);
+            }
+        })?;
+        self.stop_writing(LogState::Fenced(by));
+        drop(writer);
+        self.cell.notify();
+        Ok(())
+    }
+
+    /// Leaves the writing state, with the writer's lock held: no group is in flight.
+    pub(super) fn stop_writing(&self, state: LogState) {
+        let mut finished = Finished::default();
+        let waiting = {
+            let mut queue = self.queue.lock();
+            *self.state.write() = state;
+            queue.drain()
+        };
+        let error = self.not_writing();
+        waiting
+            .into_iter()
+            .for_each(|pending: Pending| pending.fail(&error, &mut finished));
+        self.levels.abandon(&error, &mut finished);
+        finished.wake();
+    }
+
+    /// Whether a standby has attached to this node in its term.
+    pub(crate) fn is_attached(&self) -> bool {
+        let term = self.history.read().term();
+        self.manifest.lock().attached_in == Some(term)
+    }
+
+    /// Notes durably that a standby attaches, before it is answered: from now on another node may be
+    /// promoted in this one's absence.
+    pub(crate) fn note_attached(&self) -> Result<()> {
+        let term = self.history.read().term();
+        if self.is_attached() {
+            return Ok(());
+        }
+        self.change_manifest(|manifest| manifest.attached_in = Some(term))
+    }
+
+    /// Notes durably that `range` is received from the peer though this node's own epochs cover it:
+    /// the watermarks in it do not vouch for this disk.
+    pub(crate) fn note_fetched(&self, range: LsnRange) -> Result<()> {
+        self.change_manifest(|manifest| manifest.received.push(range))
+    }
+
+    pub(super) fn change_manifest(
+        &self,
+        change: impl FnOnce(&mut super::manifest::Manifest),
+    ) -> Result<()> {
+        let mut manifest = self.manifest.lock();
+        let mut changed = manifest.clone();
+        change(&mut changed);
+        if changed != *manifest {
+            changed.store(&*self.fs)?;
+            *manifest = changed;
+        }
+        Ok(())
+    }
+
+    /// Closes cleanly: everything that was written is durable and vouched for.
+    pub(crate) fn close(&self) -> Result<()> {
+        if self.state() == LogState::Writing {
+            self.append_watermark_and_wait()?;
+        }
+        let writer = self.writer.lock();
+        let following = self.state() == LogState::Following;
+        if following {
+            self.sync_active(&writer)?;
+            self.note_mark()?;
+        }
+        self.stop_writing(LogState::Closed);
+        drop(writer);
+        self.lane.stop();
+        self.cell.notify();
+        Ok(())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lane.stop();
+    }
+}

@@ -1,0 +1,147 @@
+//! Following: taking frames that another node formed, byte for byte.
+
+use super::{Log, LogState};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{FrameRun, Lsn};
+
+impl Log {
+    /// Finishes recovery and takes frames from now on. A log that takes frames already goes on.
+    ///
+    /// # Errors
+    /// `Fenced`, `Poisoned`, `Closed`, `NotWriter` for a node that writes, `Io`.
+    pub(crate) fn begin_following(&self) -> Result<()> {
+        self.settle()?;
+        let _writer = self.writer.lock();
+        let mut state = self.state.write();
+        match &*state {
+            LogState::Reading => *state = LogState::Following,
+            LogState::Following => {}
+            LogState::Writing => {
+                let message = "this node writes its own log and cannot follow another";
+                return Err(Error::new(ErrorKind::NotWriter, message));
+            }
+            LogState::Fenced(_) | LogState::Poisoned(_) | LogState::Closed => {
+                drop(state);
+                return Err(self.not_writing());
+            }
+        }
+        drop(state);
+        self.lane.wake();
+        Ok(())
+    }
+
+    /// Stops taking frames; reads go on. What was taken stays.
+    pub(crate) fn stop_following(&self) {
+        let _writer = self.writer.lock();
+        let mut state = self.state.write();
+        if *state == LogState::Following {
+            *state = LogState::Reading;
+        }
+    }
+
+    /// Appends checked frames where the log ends. They are durable after [`Log::sync`]. Answers with
+    /// the new end.
+    ///
+    /// # Errors
+    /// `NotHeld` when the run does not begin where this log ends; those of writing otherwise.
+    pub(crate) fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
+        let mut writer = self.writer.lock();
+        self.require(&LogState::Following)?;
+        if *run.before() != writer.chain {
+            let message = format!(
+                "a run of frames at {} does not continue this log, which ends at {}",
+                run.range(),
+                writer.chain.lsn
+            );
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        self.learn_epochs(run)?;
+        let mut start = run.range().start;
+        let mut chain = *run.before();
+        let mut frames = 0;
+        let mut epochs = run.epochs().iter();
+        for (header, _) in run.frames() {
+            if header.first_in_segment {
+                self.append_piece(&mut writer, run, start, frames)?;
+                (start, frames) = (header.lsn, 0);
+                if !writer
+                    .active
+                    .as_ref()
+                    .is_some_and(|active| active.segment.range().is_empty())
+                {
+                    self.rotate(&mut writer)?;
+                }
+            }
+            let begins = header.kind == crate::format::FrameKind::Epoch;
+            chain = chain.after(header, begins.then(|| epochs.next()).flatten());
+            writer.chain = chain;
+            frames += 1;
+        }
+        self.append_piece(&mut writer, run, start, frames)?;
+        assert_eq!(
+            writer.chain,
+            *run.after(),
+            "the log ends elsewhere than the run"
+        );
+        drop(writer);
+        self.cell.notify();
+        Ok(run.range().end)
+    }
+
+    /// Appends the part of `run` from `start` up to the writer's chain, which is one segment's.
+    fn append_piece(
+        &self,
+        writer: &mut super::Writer,
+        run: &FrameRun,
+        start: Lsn,
+        frames: u64,
+    ) -> Result<()> {
+        if frames == 0 {
+            return Ok(());
+        }
+        let bytes = run.slice(start, writer.chain.lsn);
+        let room = writer
+            .active
+            .as_ref()
+            .map_or(0, |active| active.segment.room());
+        if room < bytes.len() as u64 {
+            let message = format!(
+                "frames of {} bytes at {start} do not fit in the running segment, which has {room} \
+                 left: the sender rotates elsewhere than this log",
+                bytes.len()
+            );
+            return Err(Error::new(ErrorKind::Incompatible, message));
+        }
+        self.push(writer, start, bytes.clone(), frames);
+        self.write(writer, &bytes)
+    }
+
+    /// Epochs are known to the manifest before their frames are in the log.
+    fn learn_epochs(&self, run: &FrameRun) -> Result<()> {
+        if run.epochs().is_empty() {
+            return Ok(());
+        }
+        let mut history = self.history();
+        for epoch in run.epochs() {
+            history.push(epoch.clone()).map_err(|fault| {
+                let message = format!("an epoch that does not follow this log's: {fault}");
+                Error::new(ErrorKind::Incompatible, message)
+            })?;
+        }
+        self.change_manifest(|manifest| manifest.history = history.clone())?;
+        *self.history.write() = history;
+        Ok(())
+    }
+
+    /// Makes everything that was appended durable. Answers with the durable end.
+    pub(crate) fn sync(&self) -> Result<Lsn> {
+        let writer = self.writer.lock();
+        self.require(&LogState::Following)?;
+        if self.cell.durable() < writer.chain.lsn {
+            self.sync_active(&writer)?;
+        }
+        drop(writer);
+        self.cell.notify();
+        Ok(self.cell.durable())
+    }
+}

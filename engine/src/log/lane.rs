@@ -1,0 +1,277 @@
+//! Background work on one paced lane, and the thread that leads groups of asynchronous callers.
+//!
+//! The work is a step function: a thread calls it here, a simulation in its own order.
+
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::mark::Mark;
+use super::prepare::Preparation;
+use super::{Log, LogState};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::SegmentHeader;
+
+/// How long the lane rests between two steps while it is ahead of the log.
+const REST: Duration = Duration::from_millis(5);
+/// How long it rests after an error (a full disk) before it tries again.
+const REST_AFTER_ERROR: Duration = Duration::from_millis(500);
+
+/// The handles by which a log reaches its threads.
+#[derive(Default)]
+pub(super) struct Lane {
+    signals: Arc<Signals>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Signals {
+    flags: Mutex<Flags>,
+    work: Condvar,
+    lead: Condvar,
+}
+
+#[derive(Default)]
+struct Flags {
+    running: bool,
+    stop: bool,
+    work: bool,
+    lead: bool,
+}
+
+impl Lane {
+    /// Starts both threads. They end when the log is closed or dropped.
+    pub(super) fn start(&self, log: &Arc<Log>) -> Result<()> {
+        self.signals.flags.lock().running = true;
+        for (name, body) in [
+            ("outlast-lane", work as fn(&Signals, &Weak<Log>)),
+            ("outlast-log", lead as fn(&Signals, &Weak<Log>)),
+        ] {
+            let signals = self.signals.clone();
+            let log = Arc::downgrade(log);
+            let thread = std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(move || body(&signals, &log))
+                .map_err(|error| Error::io("start a thread", error))?;
+            self.threads.lock().push(thread);
+        }
+        Ok(())
+    }
+
+    /// There may be work for the lane.
+    pub(super) fn wake(&self) {
+        let mut flags = self.signals.flags.lock();
+        flags.work = true;
+        drop(flags);
+        self.signals.work.notify_one();
+    }
+
+    /// Lets the log's thread lead the next group; `false` when there is no such thread.
+    pub(super) fn lead(&self) -> bool {
+        let mut flags = self.signals.flags.lock();
+        if !flags.running || flags.stop {
+            return false;
+        }
+        flags.lead = true;
+        drop(flags);
+        self.signals.lead.notify_one();
+        true
+    }
+
+    /// Ends both threads and waits for them.
+    pub(super) fn stop(&self) {
+        self.signals.flags.lock().stop = true;
+        self.signals.work.notify_all();
+        self.signals.lead.notify_all();
+        let threads: Vec<_> = self.threads.lock().drain(..).collect();
+        for thread in threads {
+            // The last handle on the log may be dropped by one of these threads itself.
+            if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+                tracing::error!("a thread of the log panicked");
+            }
+        }
+    }
+}
+
+fn lead(signals: &Signals, log: &Weak<Log>) {
+    loop {
+        let mut flags = signals.flags.lock();
+        while !flags.lead && !flags.stop {
+            signals.lead.wait(&mut flags);
+        }
+        // A group that was handed over is led even while stopping: its callers wait for it.
+        if !std::mem::take(&mut flags.lead) {
+            return;
+        }
+        drop(flags);
+        match log.upgrade() {
+            Some(log) => log.lead_group(),
+            None => return,
+        }
+    }
+}
+
+fn work(signals: &Signals, log: &Weak<Log>) {
+    loop {
+        let rest = match log.upgrade() {
+            Some(log) => log.background_step(),
+            None => return,
+        };
+        let mut flags = signals.flags.lock();
+        if !flags.work && !flags.stop {
+            match rest {
+                Some(rest) => {
+                    signals.work.wait_for(&mut flags, rest);
+                }
+                None => signals.work.wait(&mut flags),
+            }
+        }
+        if flags.stop {
+            return;
+        }
+        flags.work = false;
+    }
+}
+
+impl Log {
+    /// Does one piece of background work. Answers when to call again: after so long, or (`None`)
+    /// once something happened.
+    pub(crate) fn background_step(&self) -> Option<Duration> {
+        let mark = self.mark_step();
+        let work = match self.work_step() {
+            Ok(rest) => rest,
+            Err(error) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(%error, source, "background work failed, trying again");
+                Some(REST_AFTER_ERROR)
+            }
+        };
+        match (mark, work) {
+            (Some(mark), Some(work)) => Some(mark.min(work)),
+            (mark, work) => mark.or(work),
+        }
+    }
+
+    fn work_step(&self) -> Result<Option<Duration>> {
+        if matches!(self.state(), LogState::Poisoned(_) | LogState::Closed) {
+            return Ok(None);
+        }
+        if let Some(segment) = self.segments.unreleased().first() {
+            segment.release(&*self.fs)?;
+            return Ok(Some(Duration::ZERO));
+        }
+        self.prepare_step()
+    }
+
+    /// Keeps the next segment ahead of the log: twice as far filled as the active one.
+    fn prepare_step(&self) -> Result<Option<Duration>> {
+        let Some(active) = self.segments.last() else {
+            return Ok(None);
+        };
+        if self.state() == LogState::Reading {
+            return Ok(None);
+        }
+        let mut slot = self.preparation.lock();
+        let preparation = match &mut *slot {
+            Some(preparation) => preparation,
+            none => {
+                let ordinal = active.header.ordinal + 1;
+                none.insert(Preparation::begin(&*self.fs, ordinal, self.segment_size)?)
+            }
+        };
+        if preparation.is_done() {
+            return Ok(None);
+        }
+        preparation.step(&*self.fs)?;
+        let used = active.range().len_bytes();
+        let capacity = SegmentHeader::capacity(self.segment_size);
+        let due = 2 * used.min(capacity / 2) * self.segment_size / capacity;
+        Ok(Some(if preparation.zeroed_bytes() > due {
+            REST
+        } else {
+            Duration::ZERO
+        }))
+    }
+
+    /// Takes the prepared file of segment `ordinal`, finished here if it is not.
+    pub(super) fn take_prepared(&self, ordinal: u64) -> Result<()> {
+        let mut slot = self.preparation.lock();
+        let ready = slot
+            .take()
+            .filter(|preparation| preparation.ordinal() == ordinal);
+        let mut preparation = match ready {
+            Some(preparation) => preparation,
+            None => Preparation::begin(&*self.fs, ordinal, self.segment_size)?,
+        };
+        if let Err(error) = preparation.finish(&*self.fs) {
+            *slot = Some(preparation);
+            if error.kind() == ErrorKind::DiskFull {
+                let message = "the disk is full: no new segment can be made; writes go on once \
+                               there is space, reads and shipping go on meanwhile";
+                return Err(Error::new(ErrorKind::DiskFull, message).because(error));
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Once the log has been idle for a while, leaves evidence that all of it is durable: a
+    /// watermark frame in a log that this node writes, its own mark in one that it receives.
+    fn mark_step(&self) -> Option<Duration> {
+        let state = self.state();
+        if !matches!(state, LogState::Writing | LogState::Following) {
+            return None;
+        }
+        let synced =
+            Duration::from_nanos(self.synced_at_ns.load(std::sync::atomic::Ordering::Relaxed));
+        let idle = self.clock.monotonic().saturating_sub(synced);
+        let due = match state {
+            // Under load every frame vouches for the one before; only the last needs help.
+            LogState::Writing => self.config.idle_mark_after.saturating_sub(idle),
+            _ => self.mark_due(),
+        };
+        if !self.mark_armed.load(std::sync::atomic::Ordering::Acquire) {
+            return None;
+        }
+        if due > Duration::ZERO {
+            return Some(due);
+        }
+        self.mark_armed
+            .store(false, std::sync::atomic::Ordering::Release);
+        if state == LogState::Writing {
+            if !self.is_vouched() {
+                self.append_watermark();
+            }
+        } else if let Err(error) = self.note_mark() {
+            self.poison(&error);
+        }
+        None
+    }
+
+    /// Whether the last frame is a watermark that vouches for all before it.
+    fn is_vouched(&self) -> bool {
+        let chain = self.chain();
+        let watermark_frame = crate::format::FRAME_HEADER_LEN as u64;
+        chain.lsn.bytes_since(chain.watermark) <= watermark_frame
+    }
+
+    /// How long until a follower's mark is due: that long after the first fsync that it misses.
+    fn mark_due(&self) -> Duration {
+        let armed =
+            Duration::from_nanos(self.armed_at_ns.load(std::sync::atomic::Ordering::Relaxed));
+        let since = self.clock.monotonic().saturating_sub(armed);
+        self.config.idle_mark_after.saturating_sub(since)
+    }
+
+    /// Notes durably how far this node has fsynced.
+    pub(super) fn note_mark(&self) -> Result<()> {
+        let lsn = self.cell.durable();
+        let epoch = self.history.read().epoch_before(lsn).map(|epoch| epoch.id);
+        match epoch {
+            Some(epoch) => self.mark.lock().note(Mark { epoch, lsn }),
+            None => Ok(()),
+        }
+    }
+}

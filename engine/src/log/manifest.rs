@@ -1,0 +1,94 @@
+//! The manifest: what a node knows of itself, replaced as a whole.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ClusterId, Envelope, EpochId, History, LsnRange, NodeId};
+use crate::fs::{Fs, read_all, replace};
+
+const NAME: &str = "manifest";
+const ENVELOPE: Envelope = Envelope {
+    magic: *b"OLMF",
+    version: 1,
+    kind: 1,
+    len_max: 16 << 20,
+};
+
+/// A term, and which epoch opened it: numbers alone collide after a double promotion.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TermMark {
+    /// The term.
+    pub term: u32,
+    /// The epoch that raised it.
+    pub opened_by: EpochId,
+}
+
+/// Everything about a node that its log does not say.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Manifest {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) node_name: String,
+    pub(crate) segment_size: u64,
+    pub(crate) has_peer: bool,
+    pub(crate) follower_at_init: bool,
+    /// Highest numbers that this node ever gave to an epoch, so that none is given twice.
+    pub(crate) term_given: u32,
+    pub(crate) start_given: u32,
+    /// The highest term that this node ever heard of.
+    pub(crate) term_heard: Option<TermMark>,
+    /// The newer term that ended this node's right to write.
+    pub(crate) fenced_by: Option<TermMark>,
+    /// The term in which a standby has attached to this writer.
+    pub(crate) attached_in: Option<u32>,
+    /// What was received though this node's own epochs cover it: fetched back after a crash.
+    pub(crate) received: Vec<LsnRange>,
+    /// The epochs of the log. May name one whose frame a crash kept out of it.
+    pub(crate) history: History,
+}
+
+impl Manifest {
+    /// Whether the directory holds one.
+    pub(crate) fn exists(fs: &dyn Fs) -> Result<bool> {
+        match fs.list("") {
+            Ok(names) => Ok(names.iter().any(|name| name == NAME)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(format_args!("list {}", fs.place()), error)),
+        }
+    }
+
+    pub(crate) fn load(fs: &dyn Fs) -> Result<Self> {
+        let place = fs.place();
+        let bytes = read_all(fs, NAME).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                let message = format!(
+                    "{place} holds no store: name the right directory, or make one with init"
+                );
+                Error::new(ErrorKind::NotInitialised, message)
+            }
+            _ => Error::io(format_args!("read {place}/{NAME}"), error),
+        })?;
+        let corrupt = |why: String| {
+            let message = format!(
+                "{place}/{NAME} is damaged ({why}): put back a copy of it, nothing else was touched"
+            );
+            Error::new(ErrorKind::Corrupt, message)
+        };
+        let body = ENVELOPE.open(&bytes).map_err(|fault| match fault {
+            crate::format::EnvelopeFault::Version { .. } => {
+                Error::new(ErrorKind::Incompatible, format!("{place}/{NAME}: {fault}"))
+            }
+            _ => corrupt(fault.to_string()),
+        })?;
+        postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))
+    }
+
+    /// Makes this manifest the durable one.
+    pub(crate) fn store(&self, fs: &dyn Fs) -> Result<()> {
+        let body = postcard::to_stdvec(self).map_err(|error| {
+            Error::new(ErrorKind::Limit, "the manifest grew too large").because(error)
+        })?;
+        replace(fs, "", NAME, &ENVELOPE.seal(&body))
+            .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))
+    }
+}

@@ -1,0 +1,300 @@
+//! The log: segments, group commit, recovery of the tail, terms and epochs.
+//!
+//! ```text
+//! commit ─→ queue ─→ leader forms one frame ─→ memory ─┬→ write, fsync ─→ sink ─→ visible ─→ OK
+//!                                                      └→ readers of the tail (the sender)
+//! ```
+//! One thread at a time leads: it takes what waits, forms a frame, writes and syncs it, hands the
+//! leadership on, and then applies the frame and wakes its callers while the next leader's fsync
+//! runs. Locks are taken in the order writer, sink, queue, levels.
+
+mod blocks;
+mod commit;
+mod cursor;
+mod epoch;
+mod follow;
+mod lane;
+mod levels;
+mod manifest;
+mod mark;
+mod open;
+mod positions;
+mod prepare;
+mod recovery;
+mod segment;
+mod waiter;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+
+use self::commit::Queue;
+use self::lane::Lane;
+use self::levels::{Finished, Levels};
+use self::manifest::Manifest;
+use self::mark::MarkFile;
+use self::positions::Cell;
+use self::prepare::Preparation;
+use self::segment::Segments;
+use self::writer::Writer;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Chain, ClusterId, FrameHeader, History, Lsn, NodeId, limits, to_usize};
+use crate::fs::Fs;
+
+pub use cursor::LogCursor;
+pub use levels::{CommitOptions, Level};
+pub use manifest::TermMark;
+pub use open::Recovered;
+pub use positions::Positions;
+pub use waiter::CommitFuture;
+
+/// What a log may do at the moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum LogState {
+    /// Opened and read; nothing was written to it.
+    Reading,
+    /// Takes frames that another node formed.
+    Following,
+    /// Forms frames.
+    Writing,
+    /// A newer term exists: it never forms a frame under its own again.
+    Fenced(TermMark),
+    /// A write or an fsync failed, for this reason: nothing is written until it is reopened.
+    Poisoned(String),
+    /// Closed.
+    Closed,
+}
+
+/// Takes the frames of the log in order: the one function by which a state grows, whether a writer
+/// commits, a follower follows, or either opens.
+pub(crate) trait FrameSink: Send + Sync {
+    /// Called once for each frame, in order, before `visible` covers it.
+    fn apply(&self, header: &FrameHeader, frame: &Bytes);
+}
+
+/// One node's log.
+pub(crate) struct Log {
+    fs: Arc<dyn Fs>,
+    clock: Arc<dyn Clock>,
+    config: Config,
+    cluster: ClusterId,
+    node: NodeId,
+    segment_size: u64,
+    manifest: Mutex<Manifest>,
+    mark: Mutex<MarkFile>,
+    history: RwLock<History>,
+    state: RwLock<LogState>,
+    segments: Segments,
+    cell: Cell,
+    queue: Mutex<Queue>,
+    writer: Mutex<Writer>,
+    preparation: Mutex<Option<Preparation>>,
+    sink: Mutex<Option<Arc<dyn FrameSink>>>,
+    levels: Levels,
+    lane: Lane,
+    /// When something was last synced, in nanoseconds of the monotonic clock.
+    synced_at_ns: AtomicU64,
+    /// Whether the lane knows that a mark is due, and since when.
+    mark_armed: AtomicBool,
+    armed_at_ns: AtomicU64,
+    recovered: Mutex<Recovered>,
+    _lock: Box<dyn Send + Sync>,
+}
+
+impl Log {
+    pub(crate) const fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    pub(crate) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(crate) fn node_name(&self) -> String {
+        self.manifest.lock().node_name.clone()
+    }
+
+    pub(crate) const fn segment_size(&self) -> u64 {
+        self.segment_size
+    }
+
+    pub(crate) fn has_peer(&self) -> bool {
+        self.manifest.lock().has_peer
+    }
+
+    pub(crate) fn follower_at_init(&self) -> bool {
+        self.manifest.lock().follower_at_init
+    }
+
+    pub(crate) fn history(&self) -> History {
+        self.history.read().clone()
+    }
+
+    pub(crate) fn state(&self) -> LogState {
+        self.state.read().clone()
+    }
+
+    pub(crate) fn positions(&self) -> Positions {
+        self.cell.read()
+    }
+
+    /// What recovery found, and what it did.
+    pub(crate) fn recovered(&self) -> Recovered {
+        self.recovered.lock().clone()
+    }
+
+    /// The chain that the next frame continues.
+    pub(crate) fn chain(&self) -> Chain {
+        self.writer.lock().chain
+    }
+
+    /// Longest batch in bytes, as encoded.
+    pub(crate) const fn batch_len_max(&self) -> usize {
+        limits::payload_len_max(self.segment_size)
+    }
+
+    /// Tells `listener` after each change of positions or state. It must be quick, and must not call
+    /// the log.
+    pub(crate) fn on_change(&self, listener: Arc<dyn Fn() + Send + Sync>) {
+        self.cell.listen(listener);
+    }
+
+    /// Gives the frames that are formed from now on to `sink`.
+    pub(crate) fn set_sink(&self, sink: Arc<dyn FrameSink>) {
+        *self.sink.lock() = Some(sink);
+    }
+
+    /// A cursor at `from`, where a frame must begin.
+    pub(crate) fn cursor(self: &Arc<Self>, from: Lsn) -> Result<LogCursor> {
+        LogCursor::new(self.clone(), from)
+    }
+
+    /// The `len` bytes at `lsn`, which must lie in one frame.
+    pub(crate) fn read(&self, lsn: Lsn, len: usize) -> Result<Bytes> {
+        let end = lsn.advance(len as u64);
+        let segment = self
+            .segments
+            .find(lsn)
+            .filter(|segment| end <= segment.range().end);
+        let Some(segment) = segment else {
+            let message = format!("no frame holds the {len} bytes at {lsn}");
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        };
+        let bytes = segment.read(&*self.fs, lsn, len)?;
+        if bytes.len() < len {
+            let message = format!("the {len} bytes at {lsn} do not lie in one frame");
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        Ok(bytes)
+    }
+
+    /// Gives the frames of `[from, to)` to `sink`. Answers with the end of the last one.
+    pub(crate) fn replay(
+        self: &Arc<Self>,
+        from: Lsn,
+        to: Lsn,
+        sink: &dyn FrameSink,
+    ) -> Result<Lsn> {
+        const RUN_LEN: u64 = 4 << 20;
+        let mut cursor = self.cursor(from)?;
+        while let Some(run) = cursor.next_up_to(to, RUN_LEN)? {
+            for (header, frame) in run.frames() {
+                sink.apply(header, &frame);
+            }
+        }
+        Ok(cursor.lsn())
+    }
+
+    /// Shows all up to `lsn`, which the state holds by now.
+    pub(crate) fn show(&self, lsn: Lsn, last_commit: u64) {
+        let durable = self.cell.durable();
+        assert!(lsn <= durable, "visible {lsn} above durable {durable}");
+        self.cell.set_applied(lsn);
+        self.cell.set_visible_commit(last_commit);
+        self.cell.set_visible(lsn);
+        self.cell.notify();
+    }
+
+    /// What the standby has reported in its session; may be lower than in an earlier one.
+    pub(crate) fn set_replica_positions(&self, received: Lsn, durable: Lsn, applied: Lsn) {
+        let appended = self.cell.appended();
+        let (received, durable) = (received.min(appended), durable.min(appended));
+        let applied = applied.min(appended);
+        self.cell.set_replica_received(received);
+        self.cell.set_replicated(durable);
+        self.cell.set_replica_applied(applied);
+        let mut finished = Finished::default();
+        let here = self.cell.durable();
+        self.levels
+            .reached(durable.min(here), applied.min(here), &mut finished);
+        finished.wake();
+        self.cell.notify();
+    }
+
+    fn now_ns(&self) -> u64 {
+        u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Ends writing for good because the disk failed: what it holds is unknown until it is reopened.
+    fn poison(&self, error: &Error) {
+        let reason = match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        };
+        tracing::error!(%reason, "the log is poisoned: reopen the store");
+        let mut finished = Finished::default();
+        let waiting = {
+            let mut queue = self.queue.lock();
+            *self.state.write() = LogState::Poisoned(reason);
+            queue.drain()
+        };
+        let poisoned = self.not_writing();
+        for pending in waiting {
+            pending.fail(&poisoned, &mut finished);
+        }
+        self.levels.abandon(&poisoned, &mut finished);
+        finished.wake();
+        self.cell.notify();
+    }
+
+    /// Why no frame can be formed or taken now.
+    fn not_writing(&self) -> Error {
+        match &*self.state.read() {
+            LogState::Poisoned(reason) => Error::new(
+                ErrorKind::Poisoned,
+                format!("an earlier write failed ({reason}): close the store and open it again"),
+            ),
+            LogState::Fenced(by) => Error::new(
+                ErrorKind::Fenced,
+                format!(
+                    "term {} was opened elsewhere (epoch {}): this node takes no writes, send them \
+                     to the new primary",
+                    by.term, by.opened_by
+                ),
+            ),
+            LogState::Closed => Error::new(ErrorKind::Closed, "the store is closed"),
+            LogState::Reading => Error::new(
+                ErrorKind::NotWriter,
+                "no epoch has begun here: this node is not writing yet",
+            ),
+            LogState::Following => Error::new(
+                ErrorKind::NotWriter,
+                "this node follows a primary: send writes there, or promote it",
+            ),
+            LogState::Writing => panic!("a writing log was asked why it does not write"),
+        }
+    }
+
+    fn active_offset(lsn: Lsn, base: Lsn) -> usize {
+        to_usize(crate::format::SEGMENT_HEADER_LEN + lsn.bytes_since(base))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! Segments as a running log holds them: in memory while active, mapped once sealed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{Lsn, LsnRange, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
+use crate::fs::{Access, Fs};
+
+pub(super) const DIR: &str = "log";
+const SUFFIX: &str = ".seg";
+
+pub(super) fn file_name(ordinal: u64) -> String {
+    format!("{DIR}/{ordinal:012}{SUFFIX}")
+}
+
+/// The ordinal in a file's name (without the directory).
+pub(super) fn ordinal_of(name: &str) -> Option<u64> {
+    name.strip_suffix(SUFFIX)?.parse().ok()
+}
+
+/// One segment of the log.
+///
+/// Invariant: bytes in `[base, end)` never change; while `memory` is there it holds all of them.
+pub(super) struct Segment {
+    pub(super) header: SegmentHeader,
+    end: AtomicU64,
+    memory: RwLock<Option<Memory>>,
+    map: RwLock<Option<Bytes>>,
+}
+
+/// Frames in the order of their positions, in pieces of one frame or of one received run.
+#[derive(Default)]
+struct Memory {
+    pieces: Vec<(Lsn, Bytes)>,
+}
+
+impl Segment {
+    /// The active segment, so far empty.
+    pub(super) fn active(header: SegmentHeader) -> Self {
+        let end = AtomicU64::new(header.base().0);
+        Self {
+            header,
+            end,
+            memory: RwLock::new(Some(Memory::default())),
+            map: RwLock::new(None),
+        }
+    }
+
+    /// A sealed segment that lies on the disk.
+    pub(super) fn sealed(header: SegmentHeader, end: Lsn) -> Self {
+        let end = AtomicU64::new(end.0);
+        Self {
+            header,
+            end,
+            memory: RwLock::new(None),
+            map: RwLock::new(None),
+        }
+    }
+
+    pub(super) fn range(&self) -> LsnRange {
+        LsnRange::new(self.header.base(), Lsn(self.end.load(Ordering::Acquire)))
+    }
+
+    /// Bytes that frames may still take.
+    pub(super) fn room(&self) -> u64 {
+        SegmentHeader::capacity(self.header.segment_size) - self.range().len_bytes()
+    }
+
+    /// Adds whole frames at the end.
+    pub(super) fn push(&self, start: Lsn, bytes: Bytes) {
+        assert_eq!(start, self.range().end, "a segment grows at its end");
+        assert!(
+            bytes.len() as u64 <= self.room(),
+            "{} bytes in {}",
+            bytes.len(),
+            self.room()
+        );
+        let end = start.advance(bytes.len() as u64);
+        match &mut *self.memory.write() {
+            Some(memory) => memory.pieces.push((start, bytes)),
+            None => panic!("segment {} is no longer in memory", self.header.ordinal),
+        }
+        self.end.store(end.0, Ordering::Release);
+    }
+
+    pub(super) fn in_memory(&self) -> bool {
+        self.memory.read().is_some()
+    }
+
+    /// Brings a sealed segment's pages into the cache and then drops the copy in memory.
+    pub(super) fn release(&self, fs: &dyn Fs) -> Result<()> {
+        let map = self.mapped(fs)?;
+        // One byte a page: the point is to have them read now and not by the next reader.
+        let touched = map
+            .iter()
+            .step_by(4096)
+            .fold(0u8, |sum, byte| sum.wrapping_add(*byte));
+        std::hint::black_box(touched);
+        *self.memory.write() = None;
+        Ok(())
+    }
+
+    /// Bytes from `lsn` on, at least one and at most `len_max`, as far as one piece of memory or the
+    /// map of the file goes. Empty at the end.
+    pub(super) fn read(&self, fs: &dyn Fs, lsn: Lsn, len_max: usize) -> Result<Bytes> {
+        let range = self.range();
+        assert!(
+            range.start <= lsn && lsn <= range.end,
+            "{lsn} is not in {range}"
+        );
+        if lsn == range.end {
+            return Ok(Bytes::new());
+        }
+        if let Some(memory) = &*self.memory.read() {
+            let after = memory.pieces.partition_point(|(start, _)| *start <= lsn);
+            let piece = after
+                .checked_sub(1)
+                .and_then(|index| memory.pieces.get(index));
+            let Some((start, bytes)) = piece else {
+                panic!("{lsn} of {range} is in no piece");
+            };
+            let offset = to_usize(lsn.bytes_since(*start));
+            return Ok(bytes.slice(offset..bytes.len().min(offset.saturating_add(len_max))));
+        }
+        let map = self.mapped(fs)?;
+        let offset = to_usize(SEGMENT_HEADER_LEN + lsn.bytes_since(range.start));
+        let end = to_usize(SEGMENT_HEADER_LEN + range.len_bytes());
+        if map.len() < end {
+            let message = format!(
+                "{} is {} bytes long and its frames end at {end}: it was cut; put back a copy",
+                file_name(self.header.ordinal),
+                map.len()
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
+        Ok(map.slice(offset..end.min(offset.saturating_add(len_max))))
+    }
+
+    fn mapped(&self, fs: &dyn Fs) -> Result<Bytes> {
+        if let Some(map) = &*self.map.read() {
+            return Ok(map.clone());
+        }
+        let mut slot = self.map.write();
+        if let Some(map) = &*slot {
+            return Ok(map.clone());
+        }
+        let name = file_name(self.header.ordinal);
+        let map = fs
+            .open(&name, Access::Read)
+            .and_then(|file| file.map())
+            .map_err(|error| Error::io(format_args!("map {}/{name}", fs.place()), error))?;
+        Ok(slot.insert(map).clone())
+    }
+}
+
+/// All segments, by where they begin. The last one is active.
+#[derive(Default)]
+pub(super) struct Segments {
+    by_base: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
+}
+
+impl Segments {
+    pub(super) fn insert(&self, segment: Arc<Segment>) {
+        let base = segment.header.base();
+        let replaced = self.by_base.write().insert(base, segment);
+        assert!(replaced.is_none(), "two segments begin at {base}");
+    }
+
+    /// The segment that holds the byte at `lsn`, or the last one when `lsn` is the end of the log.
+    pub(super) fn find(&self, lsn: Lsn) -> Option<Arc<Segment>> {
+        let by_base = self.by_base.read();
+        by_base
+            .range(..=lsn)
+            .next_back()
+            .map(|(_, segment)| segment.clone())
+    }
+
+    pub(super) fn last(&self) -> Option<Arc<Segment>> {
+        self.by_base
+            .read()
+            .last_key_value()
+            .map(|(_, segment)| segment.clone())
+    }
+
+    /// Sealed segments that are still in memory, oldest first.
+    pub(super) fn unreleased(&self) -> Vec<Arc<Segment>> {
+        let by_base = self.by_base.read();
+        let sealed = by_base.len().saturating_sub(1);
+        by_base
+            .values()
+            .take(sealed)
+            .filter(|segment| segment.in_memory())
+            .cloned()
+            .collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Segment>> {
+        self.by_base.read().values().cloned().collect()
+    }
+}

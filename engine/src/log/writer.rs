@@ -1,0 +1,281 @@
+//! Writing frames: rotation, the active segment, one write and one fsync at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+
+use super::blocks::BlockWriter;
+use super::segment::{Segment, file_name};
+use super::{Log, LogState};
+use crate::config::WriteMode;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    Chain, ChainRecord, FrameFields, FrameHeader, FrameKind, Lsn, SEGMENT_FOOTER_LEN,
+    SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
+};
+use crate::fs::{Access, BLOCK_LEN, File};
+
+/// What the one who leads holds.
+///
+/// Invariants: `chain` is where the active segment ends; `blocks` stands there too; `durable` never
+/// exceeds what a finished fsync covered.
+pub(super) struct Writer {
+    pub(super) chain: Chain,
+    /// The active segment; none before the first frame.
+    pub(super) active: Option<Active>,
+    /// Log time counts from here: the wall clock at the start of the epoch, and the monotonic one.
+    pub(super) log_base: (u64, u64),
+    /// What recovery still has to do before anything is written.
+    pub(super) unsettled: Option<super::open::Unsettled>,
+}
+
+pub(super) struct Active {
+    pub(super) segment: Arc<Segment>,
+    pub(super) blocks: BlockWriter,
+    pub(super) frames: u64,
+}
+
+impl Writer {
+    /// Fields of a frame that this node forms now.
+    pub(super) fn fields(&self, log: &Log, kind: FrameKind, batches: u32) -> FrameFields {
+        let wall_ms = log.clock.wall_ms();
+        let (base_ms, base_ns) = self.log_base;
+        // Log time follows the wall clock but never runs ahead of the monotonic one by more than a
+        // second, so that a jump of the clock cannot age what two buildings hold.
+        let ceiling = base_ms + log.now_ns().saturating_sub(base_ns) / 1_000_000 + 1_000;
+        FrameFields {
+            kind,
+            first_in_segment: false,
+            batches,
+            wall_ms,
+            log_ms: wall_ms.min(ceiling),
+            visible: log.cell.visible().max(self.visible_floor()),
+            watermark: log.cell.durable().max(self.watermark_floor()),
+        }
+    }
+
+    const fn visible_floor(&self) -> Lsn {
+        self.chain.visible
+    }
+
+    const fn watermark_floor(&self) -> Lsn {
+        self.chain.watermark
+    }
+}
+
+impl Log {
+    /// Makes room for a frame of `len` bytes: seals the active segment and opens the next one where
+    /// it does not fit. Answers whether the frame will be the first of its segment.
+    ///
+    /// On error nothing of the frame was written and the log can go on.
+    pub(super) fn make_room(&self, writer: &mut Writer, len: usize) -> Result<bool> {
+        match &writer.active {
+            Some(active) if active.segment.room() >= len as u64 => {
+                Ok(active.segment.range().is_empty())
+            }
+            _ => self.rotate(writer).map(|()| true),
+        }
+    }
+
+    /// Seals the active segment, if there is one, and goes on in the next.
+    pub(super) fn rotate(&self, writer: &mut Writer) -> Result<()> {
+        // The file first: a full disk is met before anything changed.
+        let ordinal = writer
+            .active
+            .as_ref()
+            .map_or(1, |active| active.segment.header.ordinal + 1);
+        self.take_prepared(ordinal)?;
+        if let Some(active) = &writer.active {
+            self.seal(active, &writer.chain)?;
+        }
+        let header = SegmentHeader::new(&writer.chain, ordinal, self.segment_size);
+        let mut blocks = BlockWriter::new(self.open_for_writing(ordinal)?, 0, &[]);
+        let poisoning = |error| {
+            let error = Error::io(
+                format_args!("write the header of {}", file_name(ordinal)),
+                error,
+            );
+            self.poison(&error);
+            error
+        };
+        blocks
+            .append([header.encode().as_slice()])
+            .map_err(poisoning)?;
+        let segment = Arc::new(Segment::active(header));
+        self.segments.insert(segment.clone());
+        writer.active = Some(Active {
+            segment,
+            blocks,
+            frames: 0,
+        });
+        self.lane.wake();
+        Ok(())
+    }
+
+    /// Writes the footer. All before it must be fsynced, since that is what it says.
+    fn seal(&self, active: &Active, chain: &Chain) -> Result<()> {
+        let range = active.segment.range();
+        let poisoning = |error: std::io::Error| {
+            let name = file_name(active.segment.header.ordinal);
+            let error = Error::io(format_args!("seal {name}"), error);
+            self.poison(&error);
+            error
+        };
+        if self.cell.durable() < range.end {
+            active.blocks.sync().map_err(poisoning)?;
+            self.cell.set_durable(range.end);
+        }
+        let footer = SegmentFooter {
+            base: range.start,
+            frames: active.frames,
+            end: ChainRecord::new(chain),
+        };
+        let offset = self.segment_size - SEGMENT_FOOTER_LEN;
+        active
+            .blocks
+            .write_block(offset, &footer.encode())
+            .map_err(poisoning)?;
+        active.blocks.sync().map_err(poisoning)?;
+        Ok(())
+    }
+
+    pub(super) fn open_for_writing(&self, ordinal: u64) -> Result<Arc<dyn File>> {
+        let name = file_name(ordinal);
+        let direct = self.fs.open(&name, Access::WriteDirect);
+        let opened = match (self.config.write_mode, direct) {
+            (WriteMode::Buffered, _) => self.fs.open(&name, Access::Write),
+            (WriteMode::Auto, Err(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                self.fs.open(&name, Access::Write)
+            }
+            (_, direct) => direct,
+        };
+        opened.map_err(|error| {
+            Error::io(
+                format_args!("open {}/{name} for writing", self.fs.place()),
+                error,
+            )
+        })
+    }
+
+    /// Puts a formed frame (or run of frames) into memory. From here on it is part of the log.
+    pub(super) fn push(&self, writer: &mut Writer, start: Lsn, bytes: Bytes, frames: u64) {
+        let Some(active) = &mut writer.active else {
+            panic!("no active segment at {start}")
+        };
+        active.segment.push(start, bytes);
+        active.frames += frames;
+        self.cell.set_appended(writer.chain.lsn);
+        self.cell.set_last_commit(writer.chain.next_commit - 1);
+    }
+
+    /// Writes what was pushed. An error poisons the log.
+    pub(super) fn write(&self, writer: &mut Writer, bytes: &[u8]) -> Result<()> {
+        let Some(active) = &mut writer.active else {
+            panic!("nothing to write to")
+        };
+        active.blocks.append([bytes]).map_err(|error| {
+            let name = file_name(active.segment.header.ordinal);
+            let error = Error::io(format_args!("write to {name}"), error);
+            self.poison(&error);
+            error
+        })
+    }
+
+    /// Makes everything that was written last. An error poisons the log; it is never tried again.
+    pub(super) fn sync_active(&self, writer: &Writer) -> Result<()> {
+        let Some(active) = &writer.active else {
+            return Ok(());
+        };
+        active.blocks.sync().map_err(|error| {
+            let name = file_name(active.segment.header.ordinal);
+            let error = Error::io(format_args!("fsync {name}"), error);
+            self.poison(&error);
+            error
+        })?;
+        let end = writer.chain.lsn;
+        assert!(end >= self.cell.durable(), "durable moves back to {end}");
+        self.cell.set_durable(end);
+        let now_ns = self.now_ns();
+        self.synced_at_ns.store(now_ns, Ordering::Relaxed);
+        if !self.mark_armed.swap(true, Ordering::AcqRel) {
+            self.armed_at_ns.store(now_ns, Ordering::Relaxed);
+            self.lane.wake();
+        }
+        Ok(())
+    }
+
+    /// Forms one frame of this node's own, and writes and syncs it. Used by all that is not a group
+    /// of commits.
+    pub(super) fn append_own(
+        &self,
+        writer: &mut Writer,
+        form: impl FnOnce(&mut Chain, bool) -> Bytes,
+        len: usize,
+    ) -> Result<(FrameHeader, Bytes)> {
+        let first = self.make_room(writer, len)?;
+        let before = writer.chain;
+        let frame = form(&mut writer.chain, first);
+        let header = match before.check_header(&frame) {
+            Ok(header) => header,
+            Err(fault) => panic!("formed a frame that does not check: {fault}"),
+        };
+        assert_eq!(frame.len(), len, "a frame of another length than announced");
+        let start = before.lsn;
+        // Written and synced before anybody is shown it: an epoch must be durable before its first
+        // frame can be shipped.
+        self.write(writer, &frame)?;
+        self.push(writer, start, frame.clone(), 1);
+        self.sync_active(writer)?;
+        Ok((header, frame))
+    }
+
+    /// The error for a frame that this log cannot take in its present state.
+    pub(super) fn require(&self, wanted: &LogState) -> Result<()> {
+        if *self.state.read() == *wanted {
+            Ok(())
+        } else {
+            Err(self.not_writing_but(wanted))
+        }
+    }
+
+    fn not_writing_but(&self, wanted: &LogState) -> Error {
+        if *self.state.read() == LogState::Writing {
+            let message = format!("this node writes its own log; it is not {wanted:?}");
+            return Error::new(ErrorKind::NotWriter, message);
+        }
+        self.not_writing()
+    }
+
+    /// Rewrites `[from, end)` of the active segment, whose first block it fills up from memory, and
+    /// syncs it: after a crash the page cache can show bytes that the disk does not have.
+    pub(super) fn rewrite(&self, segment: &Segment, from: Lsn) -> Result<BlockWriter> {
+        let range = segment.range();
+        let from = from.clamp(range.start, range.end);
+        let offset = SEGMENT_HEADER_LEN + from.bytes_since(range.start);
+        let block = offset - offset % BLOCK_LEN as u64;
+        let file = self.open_for_writing(segment.header.ordinal)?;
+        let poisoning = |error: std::io::Error| {
+            let name = file_name(segment.header.ordinal);
+            let error = Error::io(format_args!("rewrite the tail of {name}"), error);
+            self.poison(&error);
+            error
+        };
+        let mut blocks = BlockWriter::new(file, block, &[]);
+        let mut at = if block < SEGMENT_HEADER_LEN {
+            blocks
+                .append([segment.header.encode().as_slice()])
+                .map_err(poisoning)?;
+            range.start
+        } else {
+            range.start.advance(block - SEGMENT_HEADER_LEN)
+        };
+        while at < range.end {
+            let bytes = segment.read(&*self.fs, at, 1 << 20)?;
+            blocks.append([&*bytes]).map_err(poisoning)?;
+            at = at.advance(bytes.len() as u64);
+        }
+        blocks.sync().map_err(poisoning)?;
+        Ok(blocks)
+    }
+}
