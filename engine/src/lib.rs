@@ -14,6 +14,7 @@ mod receipt;
 pub use config::{Config, InitOptions, WriteMode};
 pub use error::{CommitError, Error, ErrorKind, Result};
 pub use log::{
-    CommitFuture, CommitOptions, Level, LogCursor, LogState, Positions, Recovered, TermMark,
+    CommitFuture, CommitOptions, Level, LogCursor, LogState, Positions, Recovered,
+    ReplicaPositions, TermMark,
 };
 pub use receipt::{Receipt, ReceiptStatus};

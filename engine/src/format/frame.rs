@@ -27,7 +27,7 @@ use thiserror::Error;
 
 use super::checksum;
 use super::epoch::EpochRecord;
-use super::ids::{ClusterId, EpochId, Lsn};
+use super::ids::{ClusterId, EpochId, Lsn, Position};
 use super::limits::FRAME_LEN_MAX;
 
 /// Bytes of a frame before its payload.
@@ -161,6 +161,16 @@ impl FrameHeader {
     #[must_use]
     pub fn end(&self) -> Lsn {
         self.lsn.advance(self.frame_len() as u64)
+    }
+
+    /// Where the frame ends, with the number of its last commit.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let commit = self.first_commit + u64::from(self.batches) - 1;
+        Position {
+            lsn: self.end(),
+            commit,
+        }
     }
 
     /// Position of the payload's first byte.
@@ -360,6 +370,15 @@ impl Chain {
             log_ms: 0,
             visible: Lsn::ZERO,
             watermark: Lsn::ZERO,
+        }
+    }
+
+    /// Where the log ends, with the number of its last commit.
+    #[must_use]
+    pub const fn position(&self) -> Position {
+        Position {
+            lsn: self.lsn,
+            commit: self.next_commit - 1,
         }
     }
 

@@ -62,6 +62,33 @@ pub const fn to_usize(length: u64) -> usize {
     length as usize
 }
 
+/// A position together with the number of the last commit that ends at or below it.
+///
+/// The two move as one, so that a bound in commits is judged by the same instant as one in bytes.
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
+)]
+pub struct Position {
+    /// The end of a frame.
+    pub lsn: Lsn,
+    /// The last commit at or below `lsn`; 0 before the first.
+    pub commit: u64,
+}
+
+impl Position {
+    /// The beginning of every log.
+    pub const ZERO: Self = Self {
+        lsn: Lsn::ZERO,
+        commit: 0,
+    };
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (commit {})", self.lsn, self.commit)
+    }
+}
+
 /// A half-open range of positions.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct LsnRange {

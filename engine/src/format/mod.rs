@@ -25,7 +25,7 @@ pub use frame::{
     Chain, EpochKey, FRAME_HEADER_LEN, FrameFault, FrameFields, FrameHeader, FrameKind,
     encoded_frame_len,
 };
-pub use ids::{ClusterId, EpochId, IdFault, Lsn, LsnRange, NodeId, to_usize};
+pub use ids::{ClusterId, EpochId, IdFault, Lsn, LsnRange, NodeId, Position, to_usize};
 pub use record::{BatchBuf, Op, Placed, RecordFault, RecordRef, Records, decode_record};
 pub use run::{FrameRun, RunFault};
 pub use segment::{

@@ -206,9 +206,8 @@ impl Log {
                 if let Some(sink) = &*sink {
                     sink.apply(&formed.header, &formed.frame);
                 }
-                let end = formed.header.end();
-                let last_commit = formed.header.first_commit + u64::from(formed.header.batches) - 1;
-                self.publish(end, last_commit);
+                let position = formed.header.position();
+                self.cell.change(|now| now.visible = position);
                 for (receipt, level, waiter) in formed.receipts {
                     if let Some(waiter) = waiter {
                         self.levels.wait(level, receipt, waiter, &mut finished);
@@ -229,17 +228,6 @@ impl Log {
         drop(sink);
         self.cell.notify();
         finished.wake();
-    }
-
-    /// Moves what readers see. Under the sink's lock, hence in order.
-    pub(super) fn publish(&self, end: Lsn, last_commit: u64) {
-        assert!(
-            end <= self.cell.durable(),
-            "visible {end} above what is durable"
-        );
-        self.cell.set_applied(end);
-        self.cell.set_visible_commit(last_commit);
-        self.cell.set_visible(end);
     }
 
     /// The next group: the longest run of batches that fits in one frame, or one control record.

@@ -24,7 +24,7 @@ impl LogCursor {
     /// `NotHeld` when no frame begins there; `Corrupt` when the way there is damaged.
     pub(super) fn new(log: Arc<Log>, from: Lsn) -> Result<Self> {
         let not_held = || {
-            let end = log.positions().appended;
+            let end = log.positions().appended.lsn;
             let message = format!("no frame begins at {from}; this log ends at {end}");
             Error::new(ErrorKind::NotHeld, message)
         };

@@ -79,7 +79,7 @@ impl Log {
         if let Some(sink) = &*sink {
             sink.apply(&header, &frame);
         }
-        self.publish(header.end(), header.first_commit - 1);
+        self.cell.change(|now| now.visible = header.position());
         drop(sink);
         self.cell.notify();
         self.lane.wake();

@@ -83,7 +83,7 @@ impl Finished {
 }
 
 impl Levels {
-    /// Lets a commit that is durable here wait for its level, or finishes it if that is reached.
+    /// Lets a commit that is durable and visible here wait for its level, or finishes it if that is reached.
     /// Called in the order of the log.
     pub(super) fn wait(
         &self,

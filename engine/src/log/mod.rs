@@ -43,7 +43,9 @@ use self::writer::Writer;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Chain, ClusterId, FrameHeader, History, Lsn, NodeId, limits, to_usize};
+use crate::format::{
+    Chain, ClusterId, FrameHeader, History, Lsn, NodeId, Position, limits, to_usize,
+};
 use crate::fs::Fs;
 
 pub use cursor::LogCursor;
@@ -69,6 +71,17 @@ pub enum LogState {
     Poisoned(String),
     /// Closed.
     Closed,
+}
+
+/// What a standby has reported in its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ReplicaPositions {
+    /// End of what it has received.
+    pub received: Position,
+    /// End of what it has fsynced.
+    pub durable: Position,
+    /// End of what its readers see.
+    pub applied: Position,
 }
 
 /// Takes the frames of the log in order: the one function by which a state grows, whether a writer
@@ -211,28 +224,22 @@ impl Log {
         Ok(cursor.lsn())
     }
 
-    /// Shows all up to `lsn`, which the state holds by now.
-    pub(crate) fn show(&self, lsn: Lsn, last_commit: u64) {
-        let durable = self.cell.durable();
-        assert!(lsn <= durable, "visible {lsn} above durable {durable}");
-        self.cell.set_applied(lsn);
-        self.cell.set_visible_commit(last_commit);
-        self.cell.set_visible(lsn);
+    /// Shows all up to `position`, which the state holds by now.
+    pub(crate) fn show(&self, position: Position) {
+        self.cell.change(|now| now.visible = position);
         self.cell.notify();
     }
 
     /// What the standby has reported in its session; may be lower than in an earlier one.
-    pub(crate) fn set_replica_positions(&self, received: Lsn, durable: Lsn, applied: Lsn) {
-        let appended = self.cell.appended();
-        let (received, durable) = (received.min(appended), durable.min(appended));
-        let applied = applied.min(appended);
-        self.cell.set_replica_received(received);
-        self.cell.set_replicated(durable);
-        self.cell.set_replica_applied(applied);
+    pub(crate) fn set_replica_positions(&self, replica: ReplicaPositions) {
+        self.cell.change(|now| {
+            now.replica_received = replica.received;
+            now.replicated = replica.durable;
+            now.replica_applied = replica.applied;
+        });
         let mut finished = Finished::default();
-        let here = self.cell.durable();
         self.levels
-            .reached(durable.min(here), applied.min(here), &mut finished);
+            .reached(replica.durable.lsn, replica.applied.lsn, &mut finished);
         finished.wake();
         self.cell.notify();
     }

@@ -100,12 +100,11 @@ impl Log {
         clock: Arc<dyn Clock>,
         config: Config,
     ) -> Result<Arc<Self>> {
-        let manifest = Manifest::load(&*fs)?;
+        // Before the lock, which would leave a file in a directory that holds no store; and again
+        // once nobody else can be changing it.
+        Manifest::load(&*fs)?;
         let lock = lock(&*fs)?;
-        // Again, now that nobody else can be changing it.
-        let manifest = Manifest {
-            ..Manifest::load(&*fs).unwrap_or(manifest)
-        };
+        let manifest = Manifest::load(&*fs)?;
         let mark = MarkFile::open(&*fs)?;
         let found = find_segments(&*fs, &manifest)?;
         let segments = Segments::default();
@@ -119,10 +118,11 @@ impl Log {
         };
         let mut history = manifest.history.clone();
         let mut chain = Chain::origin(manifest.cluster);
-        let mut vouched = found
-            .sealed
-            .last()
-            .map_or(Lsn::ZERO, |(_, footer)| footer.end.lsn);
+        if let Some((_, footer)) = found.sealed.last() {
+            chain = footer.end.chain(manifest.cluster);
+        }
+        let mut vouched = chain.lsn;
+        let mut ends = vec![chain.position()];
         let mut litter = false;
         if let Some((header, bytes)) = &found.active {
             let scan = recovery::scan(header.chain(), bytes, &history, &formed_here);
@@ -144,8 +144,7 @@ impl Log {
                 }
             }
             (chain, vouched, litter) = (scan.chain, vouched.max(scan.vouched), scan.litter);
-        } else if let Some((_, footer)) = found.sealed.last() {
-            chain = footer.end.chain(manifest.cluster);
+            ends.extend(scan.ends);
         }
         let end = chain.lsn;
         history = history.cut(end);
@@ -193,9 +192,15 @@ impl Log {
             None => LogState::Reading,
         };
         let cell = Cell::default();
-        cell.set_appended(end);
-        cell.set_durable(vouched.min(end));
-        cell.set_last_commit(chain.next_commit - 1);
+        cell.change(|now| {
+            now.appended = chain.position();
+            let whole = ends.partition_point(|position| position.lsn <= vouched);
+            now.durable = whole
+                .checked_sub(1)
+                .and_then(|i| ends.get(i))
+                .copied()
+                .unwrap_or_default();
+        });
         let unsettled = Some(Unsettled {
             plan,
             vouched: vouched.min(end),
@@ -245,7 +250,8 @@ impl Log {
         };
         let Some(segment) = self.segments.last().filter(|segment| segment.in_memory()) else {
             // Everything is in sealed segments, or there is nothing yet.
-            self.cell.set_durable(writer.chain.lsn);
+            self.cell
+                .change(|now| now.durable = writer.chain.position());
             return Ok(());
         };
         if matches!(unsettled.plan, Plan::Cut | Plan::CutAcked { .. }) {
@@ -258,7 +264,8 @@ impl Log {
             blocks,
             frames,
         });
-        self.cell.set_durable(writer.chain.lsn);
+        self.cell
+            .change(|now| now.durable = writer.chain.position());
         drop(writer);
         self.cell.notify();
         Ok(())

@@ -5,7 +5,9 @@
 //! crash never takes away what was fsynced, so a fault below L is damage, and one at or above L is
 //! a tail that the crash tore.
 
-use crate::format::{Chain, EpochRecord, FrameFault, FrameHeader, FrameKind, History, Lsn};
+use crate::format::{
+    Chain, EpochRecord, FrameFault, FrameHeader, FrameKind, History, Lsn, Position,
+};
 
 /// What the scan of a log found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +58,8 @@ pub(super) struct Scan {
     pub(super) chain: Chain,
     /// Bytes of the frames that hold.
     pub(super) len: usize,
+    /// Where each of them ends.
+    pub(super) ends: Vec<Position>,
     /// Epochs that begin in them.
     pub(super) epochs: Vec<EpochRecord>,
     /// What stopped the scan.
@@ -79,6 +83,7 @@ pub(super) fn scan(
     let mut found = Scan {
         chain: start,
         len: 0,
+        ends: Vec::new(),
         epochs: Vec::new(),
         fault: None,
         vouched: Lsn::ZERO,
@@ -105,6 +110,7 @@ pub(super) fn scan(
                 }
                 found.chain = found.chain.after(&header, epoch.as_ref());
                 found.len += header.frame_len();
+                found.ends.push(found.chain.position());
                 found.epochs.extend(epoch);
             }
             Err(fault) => {

@@ -71,7 +71,7 @@ fn open(fs: &MemFs) -> Arc<Log> {
 fn writing(fs: &MemFs) -> (Arc<Log>, Arc<Seen>) {
     let log = open(fs);
     let seen = Arc::new(Seen::default());
-    log.replay(Lsn::ZERO, log.positions().appended, &*seen)
+    log.replay(Lsn::ZERO, log.positions().appended.lsn, &*seen)
         .unwrap();
     log.set_sink(seen.clone());
     log.begin_epoch(EpochReason::Init, "", false).unwrap();
@@ -158,7 +158,10 @@ fn many_threads_share_groups_and_each_gets_its_own_receipt() {
                 for n in 0..each {
                     let receipt = put(log, &[thread, n], &[n; 300]).unwrap();
                     let positions = log.positions();
-                    assert!(receipt.lsn <= positions.visible && receipt.lsn <= positions.durable);
+                    assert!(
+                        receipt.lsn <= positions.visible.lsn
+                            && receipt.lsn <= positions.durable.lsn
+                    );
                 }
             });
         }
@@ -245,13 +248,13 @@ fn a_follower_fed_with_runs_of_any_length_holds_the_same_bytes() {
         put(&writer, &n.to_le_bytes(), &vec![8; 1000]).unwrap();
     }
     let mut len_max = 100;
-    while follower.positions().appended < writer.positions().appended {
-        let mut cursor = writer.cursor(follower.positions().appended).unwrap();
+    while follower.positions().appended.lsn < writer.positions().appended.lsn {
+        let mut cursor = writer.cursor(follower.positions().appended.lsn).unwrap();
         let run = cursor.next_up_to(Lsn(u64::MAX), len_max).unwrap().unwrap();
         follower.append_run(&run).unwrap();
         len_max = len_max * 5 / 3 % 300_000 + 100;
     }
-    assert_eq!(follower.sync().unwrap(), writer.positions().durable);
+    assert_eq!(follower.sync().unwrap(), writer.positions().durable.lsn);
     assert_eq!(follower.chain(), writer.chain());
     assert_eq!(follower.history(), writer.history());
     let sealed = writer.segments.all().len() - 1;
@@ -286,9 +289,9 @@ fn a_follower_fed_with_runs_of_any_length_holds_the_same_bytes() {
     );
     put(&writer, b"more", b"").unwrap();
     follower
-        .append_run(&run(&writer, follower.positions().appended).unwrap())
+        .append_run(&run(&writer, follower.positions().appended.lsn).unwrap())
         .unwrap();
-    assert_eq!(follower.sync().unwrap(), writer.positions().durable);
+    assert_eq!(follower.sync().unwrap(), writer.positions().durable.lsn);
 }
 
 #[test]
@@ -442,7 +445,7 @@ fn an_idle_log_vouches_for_its_last_commit() {
     log.begin_epoch(EpochReason::Init, "", false).unwrap();
     let last = put(&log, b"last", &[2; 500]).unwrap();
     wait_until(|| log.chain().watermark >= last.lsn);
-    let end = log.positions().appended;
+    let end = log.positions().appended.lsn;
     drop(log);
     let rotten = fs.crash(Crash::LoseUnsynced);
     let at = to_usize(SEGMENT_HEADER_LEN + last.lsn.0) - 3;
@@ -470,9 +473,14 @@ fn levels_wait_for_the_standby_and_end_as_unknown_when_this_node_is_fenced() {
     let replicated = log.commit_async(batch(b"r", b""), CommitOptions::at(Level::Replicated));
     let applied = log.commit_async(batch(b"a", b""), CommitOptions::at(Level::Applied));
     let local = put(&log, b"l", b"").unwrap();
-    let end = log.positions().durable;
+    let end = log.positions().durable.lsn;
     assert!(local.lsn <= end);
-    log.set_replica_positions(end, end, Lsn::ZERO);
+    let durable = log.positions().durable;
+    log.set_replica_positions(ReplicaPositions {
+        received: durable,
+        durable,
+        applied: Position::ZERO,
+    });
     block_on(replicated).unwrap();
     let deadline = Some(Duration::from_millis(1));
     let late = log.commit(
@@ -620,7 +628,7 @@ fn a_cursor_stands_only_where_a_frame_begins() {
     let fs = made();
     let (log, _) = writing(&fs);
     put(&log, b"k", b"v").unwrap();
-    let end = log.positions().appended;
+    let end = log.positions().appended.lsn;
     for at in (0..=end.0 + 8).map(Lsn) {
         let stands = log.cursor(at).is_ok();
         let frames: Vec<Lsn> = run(&log, Lsn::ZERO)

@@ -124,7 +124,12 @@ impl Log {
         };
         if self.cell.durable() < range.end {
             active.blocks.sync().map_err(poisoning)?;
-            self.cell.set_durable(range.end);
+            let position = chain.position();
+            assert_eq!(
+                position.lsn, range.end,
+                "the chain stands elsewhere than the segment ends"
+            );
+            self.cell.change(|now| now.durable = position);
         }
         let footer = SegmentFooter {
             base: range.start,
@@ -165,8 +170,8 @@ impl Log {
         };
         active.segment.push(start, bytes);
         active.frames += frames;
-        self.cell.set_appended(writer.chain.lsn);
-        self.cell.set_last_commit(writer.chain.next_commit - 1);
+        let position = writer.chain.position();
+        self.cell.change(|now| now.appended = position);
     }
 
     /// Writes what was pushed. An error poisons the log.
@@ -193,9 +198,8 @@ impl Log {
             self.poison(&error);
             error
         })?;
-        let end = writer.chain.lsn;
-        assert!(end >= self.cell.durable(), "durable moves back to {end}");
-        self.cell.set_durable(end);
+        let position = writer.chain.position();
+        self.cell.change(|now| now.durable = position);
         let now_ns = self.now_ns();
         self.synced_at_ns.store(now_ns, Ordering::Relaxed);
         if !self.mark_armed.swap(true, Ordering::AcqRel) {
