@@ -31,6 +31,8 @@ pub enum ErrorKind {
     NotWriter,
     /// A newer term exists: this node may never write again under its own.
     Fenced,
+    /// Two histories contradict each other: an operator must choose one of them.
+    Conflict,
     /// No keyspace of this name.
     NoKeyspace,
     /// The position is not held here (not yet, or no longer).

@@ -14,7 +14,7 @@ mod receipt;
 pub use config::{Config, InitOptions, WriteMode};
 pub use error::{CommitError, Error, ErrorKind, Result};
 pub use log::{
-    CommitFuture, CommitOptions, Level, LogCursor, LogState, Positions, Recovered,
-    ReplicaPositions, TermMark,
+    CommitFuture, CommitOptions, Level, LogCursor, LogState, LogView, Positions, ProtectionMark,
+    Recovered, ReplicaPositions, TermMark,
 };
 pub use receipt::{Receipt, ReceiptStatus};

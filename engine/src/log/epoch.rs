@@ -1,7 +1,7 @@
 //! Epochs: beginning one, hearing of others, being fenced by one.
 
 use super::commit::Pending;
-use super::manifest::TermMark;
+use super::manifest::{ProtectionMark, TermMark};
 use super::{Finished, Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -28,7 +28,10 @@ impl Log {
                 let message = "an epoch has begun already: this node is writing";
                 return Err(Error::new(ErrorKind::NotWriter, message));
             }
-            LogState::Fenced(_) | LogState::Poisoned(_) | LogState::Closed => {
+            LogState::Fenced(_)
+            | LogState::Halted(_)
+            | LogState::Poisoned(_)
+            | LogState::Closed => {
                 return Err(self.not_writing());
             }
         }
@@ -171,6 +174,27 @@ impl Log {
         drop(writer);
         self.cell.notify();
         Ok(())
+    }
+
+    /// Stands still, durably, until an operator has chosen between two histories. What waits ends as
+    /// unknown. Reads go on.
+    pub(crate) fn halt(&self, why: &str) -> Result<()> {
+        let writer = self.writer.lock();
+        self.change_manifest(|manifest| manifest.halted = Some(why.to_owned()))?;
+        self.stop_writing(LogState::Halted(why.to_owned()));
+        drop(writer);
+        self.cell.notify();
+        Ok(())
+    }
+
+    /// The newest protection record that this node ever heard of.
+    pub(crate) fn protection_heard(&self) -> Option<ProtectionMark> {
+        self.manifest.lock().protection_heard
+    }
+
+    /// Notes durably that a protection record exists.
+    pub(crate) fn note_protection(&self, mark: ProtectionMark) -> Result<()> {
+        self.change_manifest(|manifest| manifest.protection_heard = Some(mark))
     }
 
     /// Leaves the writing state, with the writer's lock held: no group is in flight.

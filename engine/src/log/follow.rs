@@ -20,7 +20,10 @@ impl Log {
                 let message = "this node writes its own log and cannot follow another";
                 return Err(Error::new(ErrorKind::NotWriter, message));
             }
-            LogState::Fenced(_) | LogState::Poisoned(_) | LogState::Closed => {
+            LogState::Fenced(_)
+            | LogState::Halted(_)
+            | LogState::Poisoned(_)
+            | LogState::Closed => {
                 drop(state);
                 return Err(self.not_writing());
             }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterId, Envelope, EpochId, History, LsnRange, NodeId};
+use crate::format::{ClusterId, Envelope, EpochId, History, Lsn, LsnRange, NodeId};
 use crate::fs::{Fs, read_all, replace};
 
 const NAME: &str = "manifest";
@@ -23,6 +23,19 @@ pub struct TermMark {
     pub opened_by: EpochId,
 }
 
+/// Where a protection record stands. Of two, the one of the later epoch is newer, whatever its LSN.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProtectionMark {
+    /// Term of the epoch that wrote it.
+    pub term: u32,
+    /// Start of that epoch.
+    pub start: u32,
+    /// Where its frame ends in that epoch.
+    pub lsn: Lsn,
+    /// The epoch.
+    pub epoch: EpochId,
+}
+
 /// Everything about a node that its log does not say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
@@ -39,6 +52,10 @@ pub(crate) struct Manifest {
     pub(crate) term_heard: Option<TermMark>,
     /// The newer term that ended this node's right to write.
     pub(crate) fenced_by: Option<TermMark>,
+    /// Why this node neither writes nor follows until an operator has chosen between two histories.
+    pub(crate) halted: Option<String>,
+    /// The newest protection record that this node ever heard of.
+    pub(crate) protection_heard: Option<ProtectionMark>,
     /// The term in which a standby has attached to this writer.
     pub(crate) attached_in: Option<u32>,
     /// What was received though this node's own epochs cover it: fetched back after a crash.

@@ -44,13 +44,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Chain, ClusterId, FrameHeader, History, Lsn, NodeId, Position, limits, to_usize,
+    Chain, ClusterId, EpochId, FrameHeader, History, Lsn, NodeId, Position, limits, to_usize,
 };
 use crate::fs::Fs;
 
 pub use cursor::LogCursor;
 pub use levels::{CommitOptions, Level};
-pub use manifest::TermMark;
+pub use manifest::{ProtectionMark, TermMark};
 pub use open::Recovered;
 pub use positions::Positions;
 pub use waiter::CommitFuture;
@@ -67,6 +67,8 @@ pub enum LogState {
     Writing,
     /// A newer term exists: it never forms a frame under its own again.
     Fenced(TermMark),
+    /// Its history and another contradict each other, in this way: it neither writes nor follows.
+    Halted(String),
     /// A write or an fsync failed, for this reason: nothing is written until it is reopened.
     Poisoned(String),
     /// Closed.
@@ -82,6 +84,17 @@ pub struct ReplicaPositions {
     pub durable: Position,
     /// End of what its readers see.
     pub applied: Position,
+}
+
+/// A log as it stands, all of it of one moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LogView {
+    /// What the next frame continues.
+    pub chain: Chain,
+    /// The epochs.
+    pub history: History,
+    /// The positions.
+    pub positions: Positions,
 }
 
 /// Takes the frames of the log in order: the one function by which a state grows, whether a writer
@@ -160,6 +173,21 @@ impl Log {
     /// What recovery found, and what it did.
     pub(crate) fn recovered(&self) -> Recovered {
         self.recovered.lock().clone()
+    }
+
+    /// Chain, history and positions of one moment.
+    pub(crate) fn view(&self) -> LogView {
+        let writer = self.writer.lock();
+        LogView {
+            chain: writer.chain,
+            history: self.history(),
+            positions: self.positions(),
+        }
+    }
+
+    /// How far this node has noted durably that it fsynced what it received, and in which epoch.
+    pub(crate) fn durable_mark(&self) -> Option<(EpochId, Lsn)> {
+        self.mark.lock().newest().map(|mark| (mark.epoch, mark.lsn))
     }
 
     /// The chain that the next frame continues.
@@ -283,6 +311,13 @@ impl Log {
                     "term {} was opened elsewhere (epoch {}): this node takes no writes, send them \
                      to the new primary",
                     by.term, by.opened_by
+                ),
+            ),
+            LogState::Halted(why) => Error::new(
+                ErrorKind::Conflict,
+                format!(
+                    "{why}: this node stands still, and nothing is merged or cut; keep both nodes' \
+                     directories until it is decided which history stays"
                 ),
             ),
             LogState::Closed => Error::new(ErrorKind::Closed, "the store is closed"),

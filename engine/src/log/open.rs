@@ -85,6 +85,8 @@ impl Log {
             start_given: 0,
             term_heard: None,
             fenced_by: None,
+            halted: None,
+            protection_heard: None,
             attached_in: None,
             received: Vec::new(),
             history: History::new(),
@@ -187,9 +189,10 @@ impl Log {
             acked_tail_lost,
             ..Recovered::default()
         };
-        let state = match manifest.fenced_by {
-            Some(by) => LogState::Fenced(by),
-            None => LogState::Reading,
+        let state = match (&manifest.halted, manifest.fenced_by) {
+            (Some(why), _) => LogState::Halted(why.clone()),
+            (None, Some(by)) => LogState::Fenced(by),
+            (None, None) => LogState::Reading,
         };
         let cell = Cell::default();
         cell.change(|now| {
