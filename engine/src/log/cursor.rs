@@ -64,6 +64,13 @@ impl LogCursor {
         self.chain.lsn
     }
 
+    /// Whether the next frames lie in memory, so that reading them waits for no disk.
+    #[must_use]
+    pub fn reads_memory(&self) -> bool {
+        let segment = self.log.segments.find(self.chain.lsn);
+        segment.is_none_or(|segment| segment.in_memory())
+    }
+
     /// The chain that the next frame continues.
     #[must_use]
     pub const fn chain(&self) -> &Chain {

@@ -232,7 +232,10 @@ impl Log {
     /// Notes durably that `range` is received from the peer though this node's own epochs cover it:
     /// the watermarks in it do not vouch for this disk.
     pub(crate) fn note_fetched(&self, range: LsnRange) -> Result<()> {
-        self.change_manifest(|manifest| manifest.received.push(range))
+        self.change_manifest(|manifest| match manifest.received.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => manifest.received.push(range),
+        })
     }
 
     pub(super) fn change_manifest(
