@@ -14,7 +14,7 @@ mod receipt;
 pub use config::{Config, InitOptions, WriteMode};
 pub use error::{CommitError, Error, ErrorKind, Result};
 pub use log::{
-    CommitFuture, CommitOptions, Level, LogCursor, LogState, LogView, Positions, ProtectionMark,
-    Recovered, ReplicaPositions, TermMark,
+    About, CommitFuture, CommitOptions, Level, LogCursor, LogState, LogView, Positions,
+    ProtectionMark, Recovered, ReplicaPositions, TermMark, about,
 };
 pub use receipt::{Receipt, ReceiptStatus};

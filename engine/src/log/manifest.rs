@@ -64,6 +64,44 @@ pub(crate) struct Manifest {
     pub(crate) history: History,
 }
 
+/// What a directory says of the node whose store it holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct About {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+    /// Its name.
+    pub node_name: String,
+    /// Size of its segment files in bytes.
+    pub segment_size: u64,
+    /// Whether it was made as a member of a pair.
+    pub has_peer: bool,
+}
+
+/// Reads what a directory says of its node, without opening the store or disturbing who has it open.
+///
+/// # Errors
+/// `NotInitialised`, `Corrupt`, `Incompatible`, `Io`.
+pub fn about(dir: &std::path::Path) -> Result<About> {
+    let manifest = Manifest::load(&crate::fs::OsFs::new(dir))?;
+    let Manifest {
+        cluster,
+        node,
+        node_name,
+        segment_size,
+        has_peer,
+        ..
+    } = manifest;
+    Ok(About {
+        cluster,
+        node,
+        node_name,
+        segment_size,
+        has_peer,
+    })
+}
+
 impl Manifest {
     /// Whether the directory holds one.
     pub(crate) fn exists(fs: &dyn Fs) -> Result<bool> {

@@ -21,6 +21,7 @@ mod open;
 mod positions;
 mod prepare;
 mod recovery;
+mod rewind;
 mod segment;
 mod waiter;
 mod writer;
@@ -50,7 +51,7 @@ use crate::fs::Fs;
 
 pub use cursor::LogCursor;
 pub use levels::{CommitOptions, Level};
-pub use manifest::{ProtectionMark, TermMark};
+pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
 pub use positions::Positions;
 pub use waiter::CommitFuture;

@@ -31,7 +31,7 @@ use crate::format::{
 use crate::fs::{Access, Fs, read_all};
 
 /// Where bytes that a cut takes out of the log are kept.
-const ASIDE: &str = "aside";
+pub(super) const ASIDE: &str = "aside";
 
 /// What recovery found, and what it did about it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -107,6 +107,8 @@ impl Log {
         Manifest::load(&*fs)?;
         let lock = lock(&*fs)?;
         let manifest = Manifest::load(&*fs)?;
+        super::rewind::sweep(&*fs)
+            .map_err(|error| Error::io(format_args!("tidy {}", fs.place()), error))?;
         let mark = MarkFile::open(&*fs)?;
         let found = find_segments(&*fs, &manifest)?;
         let segments = Segments::default();
@@ -449,7 +451,7 @@ fn is_last(fs: &dyn Fs, ordinal: u64) -> Result<bool> {
     }
 }
 
-fn count_frames(segment: &Segment, fs: &dyn Fs) -> Result<u64> {
+pub(super) fn count_frames(segment: &Segment, fs: &dyn Fs) -> Result<u64> {
     let range = segment.range();
     let bytes = segment.read(fs, range.start, to_usize(range.len_bytes()))?;
     let mut frames = 0;

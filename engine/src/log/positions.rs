@@ -74,6 +74,17 @@ impl Cell {
         );
     }
 
+    /// Goes back to a fork above what readers have seen: a tail of this log was cut.
+    pub(super) fn rewind(&self, end: Position) {
+        let mut now = self.now.lock();
+        assert!(
+            now.visible.lsn <= end.lsn,
+            "a rewind to {end} below what is visible"
+        );
+        now.appended = end;
+        now.durable = end;
+    }
+
     pub(super) fn listen(&self, listener: Listener) {
         self.listeners.write().push(listener);
     }

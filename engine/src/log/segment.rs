@@ -141,6 +141,20 @@ impl Segment {
         Ok(map.slice(offset..end.min(offset.saturating_add(len_max))))
     }
 
+    /// All bytes below `end`, in one piece.
+    pub(super) fn read_whole(&self, fs: &dyn Fs, end: Lsn) -> Result<Bytes> {
+        let range = self.range();
+        assert!(end <= range.end, "{end} is behind {range}");
+        let mut whole = bytes::BytesMut::new();
+        let mut at = range.start;
+        while at < end {
+            let bytes = self.read(fs, at, to_usize(end.bytes_since(at)))?;
+            at = at.advance(bytes.len() as u64);
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(whole.freeze())
+    }
+
     fn mapped(&self, fs: &dyn Fs) -> Result<Bytes> {
         if let Some(map) = &*self.map.read() {
             return Ok(map.clone());
@@ -169,6 +183,12 @@ impl Segments {
         let base = segment.header.base();
         let replaced = self.by_base.write().insert(base, segment);
         assert!(replaced.is_none(), "two segments begin at {base}");
+    }
+
+    /// Forgets a segment that is no longer part of the log.
+    pub(super) fn remove(&self, base: Lsn) {
+        let removed = self.by_base.write().remove(&base);
+        assert!(removed.is_some(), "no segment begins at {base}");
     }
 
     /// The segment that holds the byte at `lsn`, or the last one when `lsn` is the end of the log.

@@ -643,3 +643,51 @@ fn a_cursor_stands_only_where_a_frame_begins() {
         .unwrap_err();
     assert!(matches!(fault, FrameFault::Zeros { .. }));
 }
+
+#[test]
+fn a_forked_tail_is_put_aside_and_the_log_goes_on_in_the_other_history() {
+    // Forks in the active segment, in a sealed one, and between two.
+    for (commits_before, commits_after) in [(3, 2), (3, 40), (12, 9), (0, 30)] {
+        let cluster = ClusterId::random();
+        let (a, b) = (MemFs::new(), MemFs::new());
+        Log::init(&a, &options(cluster, SMALL)).unwrap();
+        Log::init(&b, &options(cluster, SMALL)).unwrap();
+        let (writer, _) = writing(&a);
+        for n in 0..commits_before {
+            put(&writer, &[n], &[1; 4000]).unwrap();
+        }
+        let fork = writer.positions().appended.lsn;
+        let image = a.crash(Crash::LoseUnsynced);
+        let follower = open(&b);
+        follower.begin_following().unwrap();
+        for n in 0..commits_after {
+            put(&writer, &[n], &[2; 4000]).unwrap();
+        }
+        while let Some(run) = run(&writer, follower.positions().appended.lsn) {
+            follower.append_run(&run).unwrap();
+        }
+        follower.sync().unwrap();
+        let before = follower.positions().appended;
+
+        // The writer lost its tail with its disk and went on alone.
+        let (alone, _) = writing(&image);
+        put(&alone, b"alone", &[3; 4000]).unwrap();
+        let aside = follower.quarantine(fork).unwrap();
+        assert_eq!(follower.positions().appended.lsn, fork);
+        let kept = read_all(&b, &aside).unwrap();
+        assert_eq!(kept.len() as u64, before.lsn.bytes_since(fork));
+        while let Some(run) = run(&alone, follower.positions().appended.lsn) {
+            follower.append_run(&run).unwrap();
+        }
+        follower.sync().unwrap();
+        assert_eq!(follower.chain(), alone.chain());
+        drop(follower);
+        let reopened = open(&b.crash(Crash::LoseUnsynced));
+        assert_eq!(reopened.chain(), alone.chain());
+        assert_eq!(reopened.recovered().acked_tail_lost, None);
+        let (ours, theirs) = (Seen::default(), Seen::default());
+        reopened.replay(Lsn::ZERO, Lsn(u64::MAX), &ours).unwrap();
+        alone.replay(Lsn::ZERO, Lsn(u64::MAX), &theirs).unwrap();
+        assert_eq!(*ours.records.lock(), *theirs.records.lock());
+    }
+}

@@ -1,0 +1,149 @@
+//! Going back to a fork: the tail that is not in the history this node joins is kept aside, and cut.
+
+use std::sync::Arc;
+
+use super::blocks::BlockWriter;
+use super::mark::Mark;
+use super::open::{ASIDE, count_frames};
+use super::segment::{self, Segment, file_name};
+use super::writer::Active;
+use super::{Log, LogState};
+use crate::error::{Error, Result};
+use crate::format::{Chain, Lsn, SEGMENT_HEADER_LEN, to_usize};
+use crate::fs::BLOCK_LEN;
+
+impl Log {
+    /// Puts everything from `fork` on aside, durably, and cuts the log there. Only for a follower,
+    /// and only above what its readers have seen. Answers with the file that keeps the bytes.
+    ///
+    /// A crash in between leaves the whole tail or a part of it; done again it ends the same.
+    ///
+    /// # Errors
+    /// `NotHeld` when no frame begins at `fork`; `NotWriter` when this log does not follow; `Io`.
+    pub(crate) fn quarantine(self: &Arc<Self>, fork: Lsn) -> Result<String> {
+        let chain = *self.cursor(fork)?.chain();
+        let aside = self.copy_aside(fork)?;
+        let mut writer = self.writer.lock();
+        self.require(&LogState::Following)?;
+        let visible = self.cell.visible();
+        assert!(
+            fork >= visible,
+            "a cut at {fork} below {visible}, which readers have seen"
+        );
+        // The mark first: it must not vouch for bytes that are about to go.
+        if let Some(epoch) = chain.epoch {
+            self.mark.lock().note(Mark {
+                epoch: epoch.id,
+                lsn: fork,
+            })?;
+        }
+        let history = self.history().cut(fork);
+        writer.active = None;
+        let cut = self
+            .cut_files(fork, &chain)
+            .inspect_err(|error| self.poison(error))?;
+        writer.active = cut;
+        writer.chain = chain;
+        self.change_manifest(|manifest| manifest.history = history.clone())?;
+        *self.history.write() = history;
+        self.cell.rewind(chain.position());
+        drop(writer);
+        tracing::warn!(%fork, %aside, "a forked tail was put aside");
+        self.cell.notify();
+        Ok(aside)
+    }
+
+    fn copy_aside(self: &Arc<Self>, fork: Lsn) -> Result<String> {
+        let name = format!("{ASIDE}/fork-{fork}-{}", self.clock.wall_ms());
+        let copying = |error| Error::io(format_args!("keep the forked tail in {name}"), error);
+        let file = self.fs.create(&name).map_err(copying)?;
+        let mut cursor = self.cursor(fork)?;
+        let mut offset = 0;
+        while let Some(run) = cursor.next_up_to(Lsn(u64::MAX), 4 << 20)? {
+            file.write_at(offset, run.bytes()).map_err(copying)?;
+            offset += run.range().len_bytes();
+        }
+        file.sync().map_err(copying)?;
+        self.fs.sync_dir(ASIDE).map_err(copying)?;
+        Ok(name)
+    }
+
+    /// Takes away the segments behind the fork, last first, and rewrites the one that holds it.
+    fn cut_files(&self, fork: Lsn, chain: &Chain) -> Result<Option<Active>> {
+        let fs = &*self.fs;
+        let cutting = |error| Error::io(format_args!("cut the log at {fork}"), error);
+        if let Some(prepared) = self.preparation.lock().take() {
+            fs.unlink(&file_name(prepared.ordinal())).map_err(cutting)?;
+        }
+        for segment in self.segments.all().iter().rev() {
+            if segment.header.base() < fork {
+                break;
+            }
+            fs.unlink(&file_name(segment.header.ordinal))
+                .map_err(cutting)?;
+            fs.sync_dir(segment::DIR).map_err(cutting)?;
+            self.segments.remove(segment.header.base());
+        }
+        let Some(last) = self.segments.last() else {
+            return Ok(None);
+        };
+        if last.range().end == fork && !last.in_memory() {
+            // Sealed, and whole: the fork lies between two segments.
+            return Ok(None);
+        }
+        let kept = last.read_whole(fs, fork)?;
+        let name = file_name(last.header.ordinal);
+        let temporary = format!("{name}.tmp");
+        let file = fs.create(&temporary).map_err(cutting)?;
+        file.write_at(0, &last.header.encode()).map_err(cutting)?;
+        file.write_at(SEGMENT_HEADER_LEN, &kept).map_err(cutting)?;
+        file.set_len(self.segment_size).map_err(cutting)?;
+        // Zeros that are there and not only promised, so that later writes need no journal.
+        let mut at = SEGMENT_HEADER_LEN + kept.len() as u64;
+        while at < self.segment_size {
+            let len = (self.segment_size - at).min(1 << 20);
+            file.write_at(at, &vec![0; to_usize(len)])
+                .map_err(cutting)?;
+            at += len;
+        }
+        file.sync().map_err(cutting)?;
+        fs.rename(&temporary, &name).map_err(cutting)?;
+        fs.sync_dir(segment::DIR).map_err(cutting)?;
+
+        let segment = Arc::new(Segment::active(last.header.clone()));
+        let base = last.header.base();
+        if !kept.is_empty() {
+            segment.push(base, kept.clone());
+        }
+        self.segments.remove(base);
+        self.segments.insert(segment.clone());
+        assert_eq!(
+            segment.range().end,
+            chain.lsn,
+            "the cut segment ends elsewhere than the chain"
+        );
+        let offset = SEGMENT_HEADER_LEN + kept.len() as u64;
+        let head = kept.len() % BLOCK_LEN;
+        let block = offset - head as u64;
+        let head = kept.slice(kept.len() - head..);
+        let blocks = BlockWriter::new(self.open_for_writing(last.header.ordinal)?, block, &head);
+        let frames = count_frames(&segment, fs)?;
+        Ok(Some(Active {
+            segment,
+            blocks,
+            frames,
+        }))
+    }
+}
+
+/// Files of a cut that a crash left behind.
+pub(super) fn sweep(fs: &dyn crate::fs::Fs) -> std::io::Result<()> {
+    for name in fs.list(segment::DIR)? {
+        if name.ends_with(".tmp") {
+            fs.unlink(&format!("{}/{name}", segment::DIR))?;
+        }
+    }
+    Ok(())
+}
+
+const _: () = assert!(SEGMENT_HEADER_LEN.is_multiple_of(BLOCK_LEN as u64));
