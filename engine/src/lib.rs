@@ -1,20 +1,79 @@
-//! An append-only log of checksummed segments with an ordered key-value state on top.
+//! An embedded key-value store whose log is made to be shipped: an append-only log of checksummed
+//! segments with an ordered state on top.
 //!
 //! The engine knows nothing of networks. It keeps a log, forms and checks its frames, recovers its
 //! tail, and holds the state that the log describes; what ships the log is built on top of it.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use outlast_engine::{Batch, CommitOptions, Lsn, Store};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Store::open_in_memory()?;
+//! let profiles = store.keyspace("profiles")?;
+//! let viewers = store.keyspace("viewers")?;
+//!
+//! // A batch is seen as a whole or not at all, here and wherever the log is shipped to.
+//! let mut batch = Batch::new();
+//! batch.put(&profiles, "mina", "sailing")?;
+//! batch.put(&viewers, "mina/jun", "")?;
+//! let receipt = store.commit(batch, CommitOptions::default())?;
+//!
+//! // A snapshot is the state at one position; what is committed later does not disturb it.
+//! let before = store.snapshot();
+//! let mut batch = Batch::new();
+//! batch.delete(&viewers, "mina/jun")?;
+//! store.commit(batch, CommitOptions::default())?;
+//! assert_eq!(before.prefix(&viewers, "mina/").count(), 1);
+//! assert_eq!(store.snapshot().prefix(&viewers, "mina/").count(), 0);
+//! assert_eq!(store.get(&profiles, "mina")?.as_deref(), Some(&b"sailing"[..]));
+//!
+//! // Every commit can be read back in order, from any receipt on or from the beginning.
+//! let mut tail = store.tail(Lsn::ZERO)?;
+//! let first = tail.next_timeout(Duration::from_secs(5))?.expect("two were committed");
+//! assert_eq!((first.commit, first.lsn, first.changes.len()), (1, receipt.lsn, 2));
+//! let second = tail.poll()?.expect("two were committed");
+//! assert_eq!(second.changes[0].key, "mina/jun");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Contents
+//! - [`Store`]: [`init`](Store::init) a directory, [`open`](Store::open) it, and begin to write
+//!   ([`begin_epoch`](Store::begin_epoch)) or to follow ([`begin_following`](Store::begin_following)).
+//! - Writing: [`Keyspace`], [`Batch`], [`CommitOptions`] with its [`Level`]; each commit ends as a
+//!   [`Receipt`] or a [`CommitError`].
+//! - Reading: [`Store::get`], [`Snapshot`] with [`Range`] and [`Keys`], the change feed [`Tail`],
+//!   [`Store::receipt_status`] and [`Store::wait_applied`].
+//! - Shipping: [`LogCursor`], [`Store::append_run`], [`Store::sync`], [`Store::apply_to`].
+//! - [`mod@format`]: the bytes of files and frames. [`fs`] and [`clock`]: what a simulation replaces.
 
+mod batch;
 pub mod clock;
 mod config;
 mod error;
 pub mod format;
 pub mod fs;
+mod index;
+mod keyspace;
 mod log;
 mod receipt;
+mod record;
+mod snapshot;
+mod store;
+mod tail;
 
+pub use batch::Batch;
 pub use config::{Config, InitOptions, WriteMode};
 pub use error::{CommitError, Error, ErrorKind, Result};
+pub use format::{EpochReason, Lsn, Op};
+pub use keyspace::Keyspace;
 pub use log::{
     About, CommitFuture, CommitOptions, Level, LogCursor, LogState, LogView, Positions,
     ProtectionMark, Recovered, ReplicaPositions, TermMark, about,
 };
 pub use receipt::{Receipt, ReceiptStatus};
+pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};
+pub use store::{IndexSize, Store};
+pub use tail::{Change, Committed, Tail};

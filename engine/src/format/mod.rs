@@ -26,7 +26,9 @@ pub use frame::{
     encoded_frame_len,
 };
 pub use ids::{ClusterId, EpochId, IdFault, Lsn, LsnRange, NodeId, Position, to_usize};
-pub use record::{BatchBuf, Op, Placed, RecordFault, RecordRef, Records, decode_record};
+pub use record::{
+    BatchBuf, BatchRef, Batches, Op, Placed, RecordFault, RecordRef, Records, decode_record,
+};
 pub use run::{FrameRun, RunFault};
 pub use segment::{
     ChainRecord, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,

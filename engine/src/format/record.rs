@@ -16,7 +16,7 @@
 use thiserror::Error;
 
 use super::checksum;
-use super::ids::Lsn;
+use super::ids::{Lsn, LsnRange};
 use super::limits::KEY_LEN_MAX;
 
 const BATCH_HEADER_LEN: usize = 8;
@@ -194,6 +194,77 @@ pub struct Placed<'a> {
     pub batch_end: Lsn,
 }
 
+/// One batch where it lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BatchRef<'a> {
+    /// The positions that it takes; its end is that of the commit's receipt.
+    pub range: LsnRange,
+    bytes: &'a [u8],
+}
+
+impl<'a> BatchRef<'a> {
+    /// The records of this batch, in order.
+    #[must_use]
+    pub const fn records(&self) -> Records<'a> {
+        Records::new(self.bytes, self.range.start, 1)
+    }
+}
+
+/// The batches of a payload, in order, those without records included.
+///
+/// Ends after the first fault, as [`Records`] does.
+#[derive(Clone, Debug)]
+pub struct Batches<'a> {
+    payload: &'a [u8],
+    base: Lsn,
+    left: u32,
+}
+
+impl<'a> Batches<'a> {
+    /// Reads the `batches` batches of `payload`, whose first byte lies at `payload_lsn`.
+    #[must_use]
+    pub const fn new(payload: &'a [u8], payload_lsn: Lsn, batches: u32) -> Self {
+        let (base, left) = (payload_lsn, batches);
+        Self {
+            payload,
+            base,
+            left,
+        }
+    }
+
+    fn split(&mut self) -> Result<BatchRef<'a>, RecordFault> {
+        let header = self
+            .payload
+            .first_chunk::<BATCH_HEADER_LEN>()
+            .ok_or(RecordFault::Short)?;
+        let [l0, l1, l2, l3, ..] = *header;
+        let len = BATCH_HEADER_LEN + u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+        let (bytes, rest) = self
+            .payload
+            .split_at_checked(len)
+            .ok_or(RecordFault::Short)?;
+        let range = LsnRange::new(self.base, self.base.advance(len as u64));
+        (self.payload, self.base, self.left) = (rest, range.end, self.left - 1);
+        Ok(BatchRef { range, bytes })
+    }
+}
+
+impl<'a> Iterator for Batches<'a> {
+    type Item = Result<BatchRef<'a>, RecordFault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = match (self.left, self.payload) {
+            (0, []) => return None,
+            (0, _) => Err(RecordFault::Field("number of batches")),
+            _ => self.split(),
+        };
+        if next.is_err() {
+            (self.left, self.payload) = (0, &[]);
+        }
+        Some(next)
+    }
+}
+
 /// The records of a payload of batches, in order.
 ///
 /// Ends after the first fault. A payload whose frame was checked holds none, so a fault there is
@@ -330,6 +401,53 @@ mod tests {
         for placed in &all {
             let at = to_usize(placed.lsn.bytes_since(Lsn(1000)));
             assert_eq!(decode_record(&payload[at..]).unwrap(), placed.record);
+        }
+    }
+
+    #[test]
+    fn batches_come_back_with_the_records_that_the_whole_payload_gives() {
+        let payload = payload(&[
+            &[(Op::Put, b"a", b"1"), (Op::Delete, b"b", b"")],
+            &[],
+            &[(Op::Put, b"c", b"2")],
+        ]);
+        let batches: Vec<_> = Batches::new(&payload, Lsn(1000), 3)
+            .collect::<Result<_, _>>()
+            .unwrap();
+        assert_eq!(batches.len(), 3);
+        assert_eq!(batches[1].range.len_bytes(), BATCH_HEADER_LEN as u64);
+        assert!(batches.is_sorted_by(|a, b| a.range.end == b.range.start));
+        let end = Lsn(1000 + payload.len() as u64);
+        assert_eq!(
+            (batches[0].range.start, batches[2].range.end),
+            (Lsn(1000), end)
+        );
+        let records = batches.iter().flat_map(|batch| {
+            let ends = batch.range.end;
+            batch.records().map(move |placed| {
+                let placed = placed.unwrap();
+                assert_eq!(placed.batch_end, ends);
+                (placed.lsn, placed.record)
+            })
+        });
+        let whole = Records::new(&payload, Lsn(1000), 3)
+            .map(Result::unwrap)
+            .map(|placed| (placed.lsn, placed.record));
+        assert!(records.eq(whole));
+    }
+
+    #[test]
+    fn batches_that_do_not_fill_their_payload_end_in_a_fault_and_then_in_nothing() {
+        let payload = payload(&[&[(Op::Put, b"a", b"1")], &[(Op::Put, b"b", b"2")]]);
+        for (bytes, batches) in [
+            (&payload[..], 1),
+            (&payload[..], 3),
+            (&payload[..payload.len() - 1], 2),
+            (&payload[1..], 2),
+        ] {
+            let mut batches = Batches::new(bytes, Lsn::ZERO, batches);
+            assert!(batches.any(|batch| batch.is_err()));
+            assert!(batches.next().is_none());
         }
     }
 

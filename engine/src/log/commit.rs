@@ -99,6 +99,13 @@ impl Log {
         CommitFuture::new(waiter, self.clone())
     }
 
+    /// The future of a commit that is refused before it is queued.
+    pub(crate) fn refuse_async(self: &Arc<Self>, error: Error) -> CommitFuture {
+        let waiter = Waiter::new(false);
+        waiter.finish(Err(CommitError::Failed(error)));
+        CommitFuture::new(waiter, self.clone())
+    }
+
     /// Appends a watermark frame, which vouches that all before it is durable. Nobody waits for it.
     pub(super) fn append_watermark(&self) {
         let pending = Pending {
@@ -291,9 +298,8 @@ impl Log {
             panic!("formed a frame in no epoch")
         };
         let mut lsn = header.payload_lsn();
-        let mut commit = header.first_commit;
         let mut receipts = Vec::with_capacity(group.len());
-        for pending in group {
+        for (commit, pending) in (header.first_commit..).zip(group) {
             lsn = lsn.advance(pending.bytes.len() as u64);
             // A control record is durable with its frame, and has no number of its own.
             let end = if kind == FrameKind::Batches {
@@ -310,7 +316,6 @@ impl Log {
                 waiter.formed(receipt);
             }
             receipts.push((receipt, pending.level, pending.waiter));
-            commit += 1;
         }
         self.push(writer, before.lsn, frame.clone(), 1);
         Some(Formed {

@@ -23,39 +23,32 @@ impl LogCursor {
     /// # Errors
     /// `NotHeld` when no frame begins there; `Corrupt` when the way there is damaged.
     pub(super) fn new(log: Arc<Log>, from: Lsn) -> Result<Self> {
-        let not_held = || {
-            let end = log.positions().appended.lsn;
-            let message = format!("no frame begins at {from}; this log ends at {end}");
-            Error::new(ErrorKind::NotHeld, message)
-        };
-        let Some(segment) = log.segments.find(from) else {
-            let at_origin = from == Lsn::ZERO;
-            let chain = Chain::origin(log.cluster());
-            return if at_origin {
-                Ok(Self { log, chain })
-            } else {
-                Err(not_held())
-            };
-        };
-        if from > segment.range().end {
-            return Err(not_held());
+        let cursor = Self::before(log, from)?;
+        if cursor.chain.lsn == from {
+            return Ok(cursor);
         }
-        let mut cursor = Self {
-            chain: segment.header.chain(),
-            log: log.clone(),
+        let end = cursor.log.positions().appended.lsn;
+        let message = format!("no frame begins at {from}; this log ends at {end}");
+        Err(Error::new(ErrorKind::NotHeld, message))
+    }
+
+    /// A cursor at the last frame that begins at or before `lsn`, or at the end of the log.
+    ///
+    /// # Errors
+    /// `Corrupt` when the way there is damaged.
+    pub(super) fn before(log: Arc<Log>, lsn: Lsn) -> Result<Self> {
+        let chain = match log.segments.find(lsn) {
+            Some(segment) => segment.header.chain(),
+            None => Chain::origin(log.cluster()),
         };
-        while cursor.chain.lsn < from {
-            let left = from.bytes_since(cursor.chain.lsn);
-            let run = cursor.next_up_to(from, left.max(1 << 20))?;
-            if run.is_none() {
-                return Err(not_held());
+        let mut cursor = Self { log, chain };
+        while cursor.chain.lsn < lsn {
+            let left = lsn.bytes_since(cursor.chain.lsn);
+            if cursor.next_up_to(lsn, left.min(4 << 20))?.is_none() {
+                break;
             }
         }
-        if cursor.chain.lsn == from {
-            Ok(cursor)
-        } else {
-            Err(not_held())
-        }
+        Ok(cursor)
     }
 
     /// Where the next frame begins.
@@ -77,8 +70,8 @@ impl LogCursor {
         &self.chain
     }
 
-    /// The next frames, as many whole ones as fit in `len_max` bytes but at least one; `None` at
-    /// `end` or at the end of the log.
+    /// The next frames, as many whole ones as fit in `len_max` bytes but at least one; `None` when
+    /// the next one ends behind `end` or behind the end of the log.
     ///
     /// # Errors
     /// `Corrupt` when the bytes do not hold; `Io` when they cannot be read.
@@ -98,6 +91,10 @@ impl LogCursor {
         if whole == 0 {
             // The first frame alone is longer than what was asked for.
             let need = FrameHeader::announced_len(&bytes).unwrap_or(FRAME_HEADER_LEN);
+            let announced = self.chain.check_header(&bytes);
+            if announced.is_ok_and(|header| header.end() > end) {
+                return Ok(None);
+            }
             bytes = segment.read(fs, from, need)?;
             whole = bytes.len();
         } else if bytes.len() < room {

@@ -10,6 +10,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::mark::Mark;
 use super::prepare::Preparation;
+use super::segment::Segment;
 use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SegmentHeader;
@@ -173,13 +174,21 @@ impl Log {
         if self.state() == LogState::Reading {
             return Ok(None);
         }
-        let mut slot = self.preparation.lock();
-        let preparation = match &mut *slot {
+        self.prepare_behind(&active)
+    }
+
+    /// Fills the next piece of the segment behind `active`.
+    pub(super) fn prepare_behind(&self, active: &Segment) -> Result<Option<Duration>> {
+        let mut ahead = self.preparation.lock();
+        let ordinal = active.header.ordinal + 1;
+        if ordinal <= ahead.taken {
+            // The log has rotated meanwhile: that file holds frames by now, or is about to. The
+            // rotation wakes the lane again.
+            return Ok(None);
+        }
+        let preparation = match &mut ahead.next {
             Some(preparation) => preparation,
-            none => {
-                let ordinal = active.header.ordinal + 1;
-                none.insert(Preparation::begin(&*self.fs, ordinal, self.segment_size)?)
-            }
+            none => none.insert(Preparation::begin(&*self.fs, ordinal, self.segment_size)?),
         };
         if preparation.is_done() {
             return Ok(None);
@@ -197,8 +206,9 @@ impl Log {
 
     /// Takes the prepared file of segment `ordinal`, finished here if it is not.
     pub(super) fn take_prepared(&self, ordinal: u64) -> Result<()> {
-        let mut slot = self.preparation.lock();
-        let ready = slot
+        let mut ahead = self.preparation.lock();
+        let ready = ahead
+            .next
             .take()
             .filter(|preparation| preparation.ordinal() == ordinal);
         let mut preparation = match ready {
@@ -206,7 +216,7 @@ impl Log {
             None => Preparation::begin(&*self.fs, ordinal, self.segment_size)?,
         };
         if let Err(error) = preparation.finish(&*self.fs) {
-            *slot = Some(preparation);
+            ahead.next = Some(preparation);
             if error.kind() == ErrorKind::DiskFull {
                 let message = "the disk is full: no new segment can be made; writes go on once \
                                there is space, reads and shipping go on meanwhile";
@@ -214,6 +224,7 @@ impl Log {
             }
             return Err(error);
         }
+        ahead.taken = ordinal;
         Ok(())
     }
 

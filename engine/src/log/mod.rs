@@ -38,7 +38,7 @@ use self::levels::{Finished, Levels};
 use self::manifest::Manifest;
 use self::mark::MarkFile;
 use self::positions::Cell;
-use self::prepare::Preparation;
+use self::prepare::Ahead;
 use self::segment::Segments;
 use self::writer::Writer;
 use crate::clock::Clock;
@@ -121,7 +121,7 @@ pub(crate) struct Log {
     cell: Cell,
     queue: Mutex<Queue>,
     writer: Mutex<Writer>,
-    preparation: Mutex<Option<Preparation>>,
+    preparation: Mutex<Ahead>,
     sink: Mutex<Option<Arc<dyn FrameSink>>>,
     levels: Levels,
     lane: Lane,
@@ -163,12 +163,22 @@ impl Log {
         self.history.read().clone()
     }
 
+    /// A look at the history without a copy of it.
+    pub(crate) fn with_history<T>(&self, look: impl FnOnce(&History) -> T) -> T {
+        look(&self.history.read())
+    }
+
     pub(crate) fn state(&self) -> LogState {
         self.state.read().clone()
     }
 
     pub(crate) fn positions(&self) -> Positions {
         self.cell.read()
+    }
+
+    /// End of what readers may see.
+    pub(crate) fn visible(&self) -> Lsn {
+        self.cell.visible()
     }
 
     /// What recovery found, and what it did.
@@ -217,6 +227,11 @@ impl Log {
         LogCursor::new(self.clone(), from)
     }
 
+    /// A cursor at the last frame that begins at or before `lsn`, which is not above the log's end.
+    pub(crate) fn cursor_before(self: &Arc<Self>, lsn: Lsn) -> Result<LogCursor> {
+        LogCursor::before(self.clone(), lsn)
+    }
+
     /// The `len` bytes at `lsn`, which must lie in one frame.
     pub(crate) fn read(&self, lsn: Lsn, len: usize) -> Result<Bytes> {
         let end = lsn.advance(len as u64);
@@ -237,6 +252,7 @@ impl Log {
     }
 
     /// Gives the frames of `[from, to)` to `sink`. Answers with the end of the last one.
+    #[cfg(test)]
     pub(crate) fn replay(
         self: &Arc<Self>,
         from: Lsn,

@@ -227,7 +227,7 @@ impl Log {
                 log_base: (0, 0),
                 unsettled,
             }),
-            preparation: Mutex::new(None),
+            preparation: Mutex::default(),
             sink: Mutex::new(None),
             levels: Levels::default(),
             lane: Lane::default(),

@@ -1,6 +1,7 @@
 //! Where a log stands, and who is told when that changes.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ type Listener = Arc<dyn Fn() + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Cell {
     now: Mutex<Positions>,
+    /// `now.visible.lsn`, for readers: one that is held up in the middle holds nobody else up.
+    visible: AtomicU64,
     listeners: RwLock<Vec<Listener>>,
 }
 
@@ -46,7 +49,7 @@ impl Cell {
     }
 
     pub(super) fn visible(&self) -> Lsn {
-        self.now.lock().visible.lsn
+        Lsn(self.visible.load(Ordering::Acquire))
     }
 
     /// Moves what `change` changes, all at once.
@@ -72,6 +75,7 @@ impl Cell {
             "a position of this node moves back: {:?} after {before:?}",
             *now
         );
+        self.visible.store(now.visible.lsn.0, Ordering::Release);
     }
 
     /// Goes back to a fork above what readers have seen: a tail of this log was cut.

@@ -22,6 +22,16 @@ pub(super) struct Preparation {
     zeroed: u64,
 }
 
+/// What is prepared ahead of the log.
+///
+/// Invariant: the file of a segment up to `taken` belongs to the log and is never filled again.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    pub(super) next: Option<Preparation>,
+    /// The last segment whose file was given to the log.
+    pub(super) taken: u64,
+}
+
 impl Preparation {
     /// Begins, or begins again, the file of segment `ordinal`. A file of this name holds no frame:
     /// its header would have been found when the log was opened.

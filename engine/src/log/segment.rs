@@ -219,6 +219,7 @@ impl Segments {
             .collect()
     }
 
+    #[cfg(test)]
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
         self.by_base.read().values().cloned().collect()
     }

@@ -15,10 +15,13 @@ use crate::fs::{Crash, MemFs, OsFs, read_all};
 
 const SMALL: u64 = 64 << 10;
 
+/// Commit number, key and value.
+type Record = (u64, Vec<u8>, Vec<u8>);
+
 /// A state as simple as can be: all records, by their position.
 #[derive(Default)]
 struct Seen {
-    records: Mutex<BTreeMap<Lsn, (u64, Vec<u8>, Vec<u8>)>>,
+    records: Mutex<BTreeMap<Lsn, Record>>,
     frames: Mutex<Vec<(Lsn, FrameKind)>>,
 }
 
@@ -204,7 +207,7 @@ fn asynchronous_commits_need_no_thread_each_and_share_frames() {
     assert!(matches!(refused, Err(CommitError::Failed(e)) if e.kind() == ErrorKind::Closed));
 }
 
-fn block_on<F: std::future::Future>(future: F) -> F::Output {
+fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -493,7 +496,7 @@ fn levels_wait_for_the_standby_and_end_as_unknown_when_this_node_is_fenced() {
     assert!(matches!(late, Err(CommitError::Unknown { .. })), "{late:?}");
     let by = TermMark {
         term: 2,
-        opened_by: crate::format::EpochId::random(),
+        opened_by: EpochId::random(),
     };
     log.fence(by).unwrap();
     let outcome = block_on(applied);
@@ -530,7 +533,7 @@ fn a_promoted_follower_raises_the_term_above_all_it_heard_of() {
     follower.sync().unwrap();
     let heard = TermMark {
         term: 6,
-        opened_by: crate::format::EpochId::random(),
+        opened_by: EpochId::random(),
     };
     follower.note_term(heard).unwrap();
     let epoch = follower
@@ -543,6 +546,27 @@ fn a_promoted_follower_raises_the_term_above_all_it_heard_of() {
     let receipt = put(&follower, b"on", b"").unwrap();
     assert_eq!(receipt.commit, 2);
     assert_eq!(follower.term_heard().unwrap().term, 7);
+}
+
+#[test]
+fn preparing_with_an_old_view_of_the_log_never_touches_a_file_in_use() {
+    let fs = made();
+    let (log, _) = writing(&fs);
+    let first = log.segments.last().unwrap();
+    while log.segments.last().unwrap().header.ordinal == 1 {
+        put(&log, b"k", &[7; 9_000]).unwrap();
+    }
+    let second = segment::file_name(2);
+    let before = read_all(&fs, &second).unwrap();
+    // As the lane does that was held up between its look at the log and its turn.
+    log.prepare_behind(&first).unwrap();
+    assert!(
+        read_all(&fs, &second).unwrap() == before,
+        "frames were overwritten"
+    );
+    let active = log.segments.last().unwrap();
+    while log.prepare_behind(&active).unwrap() == Some(Duration::ZERO) {}
+    assert!(read_all(&fs, &segment::file_name(3)).is_ok());
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! Snapshots: the state at one position of the log, for as long as somebody looks at it.
+
+mod open;
+mod scan;
+
+use std::fmt;
+use std::ops::{Bound, RangeBounds};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub(crate) use self::open::Register;
+use self::scan::Scan;
+use crate::error::Result;
+use crate::format::{Lsn, Op};
+use crate::index::{Cursor, KeyRange};
+use crate::keyspace::Keyspace;
+use crate::record;
+use crate::store::Shared;
+
+pub use self::open::OpenSnapshots;
+pub use self::scan::{Keys, Range};
+
+/// The state at one position. Cheap to clone; never blocks the writer, nor is blocked by it.
+///
+/// Keys and values come as [`Bytes`] that share the log's memory: one that is kept long keeps the
+/// frame or the file that it lies in. Copy what is to be kept for ever.
+#[derive(Clone)]
+pub struct Snapshot {
+    pin: Arc<Pin>,
+}
+
+/// An entry in the register of open snapshots, which lasts as long as this.
+struct Pin {
+    shared: Arc<Shared>,
+    at: Lsn,
+}
+
+impl Snapshot {
+    /// A snapshot at the position that `at` answers with.
+    pub(crate) fn new(shared: Arc<Shared>, at: impl FnOnce() -> Lsn) -> Self {
+        let at = shared.snapshots.enter(at);
+        let pin = Arc::new(Pin { shared, at });
+        Self { pin }
+    }
+
+    /// The position: every record below it is seen, none at or above it.
+    #[must_use]
+    pub fn lsn(&self) -> Lsn {
+        self.pin.at
+    }
+
+    /// The value of `key`, or `None` if it has none here.
+    ///
+    /// # Errors
+    /// `Corrupt` when the record does not hold, `Io` when it cannot be read, `NoKeyspace` when the
+    /// keyspace is another store's.
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.pin.shared.get_at(keyspace, key.as_ref(), self.pin.at)
+    }
+
+    /// The values of `keys`, in their order.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`], for the first key that has one.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Bytes>>> {
+        keys.into_iter()
+            .map(|key| self.get(keyspace, key))
+            .collect()
+    }
+
+    /// Whether `key` has a value here. Looks at the index alone.
+    ///
+    /// # Errors
+    /// `NoKeyspace` when the keyspace is another store's.
+    pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+        let Shared { state, .. } = &*self.pin.shared;
+        state.catalogue.tag().check(keyspace)?;
+        let version = state.index.get(keyspace.id(), key.as_ref(), self.pin.at);
+        Ok(version.is_some_and(|version| version.op == Op::Put))
+    }
+
+    /// All keys of a keyspace with their values, from either end.
+    pub fn iter(&self, keyspace: &Keyspace) -> Range {
+        self.scan(keyspace, Bound::Unbounded, Bound::Unbounded)
+    }
+
+    /// The keys within `bounds` with their values, in the order of their bytes, from either end.
+    /// Bounds that exclude one another hold nothing.
+    ///
+    /// ```
+    /// # use outlast_engine::{Batch, Store};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::open_in_memory()?;
+    /// # let users = store.keyspace("users")?;
+    /// # let mut batch = Batch::new();
+    /// # for name in ["ara", "jun", "mina"] { batch.put(&users, name, "")?; }
+    /// # store.commit(batch, Default::default())?;
+    /// let snapshot = store.snapshot();
+    /// let mut range = snapshot.range(&users, "b".."n");
+    /// assert_eq!(range.next().unwrap()?.0, "jun");
+    /// assert_eq!(range.next_back().unwrap()?.0, "mina");
+    /// assert!(range.next().is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn range<K: AsRef<[u8]>>(&self, keyspace: &Keyspace, bounds: impl RangeBounds<K>) -> Range {
+        let own = |bound: Bound<&K>| bound.map(|key| Bytes::copy_from_slice(key.as_ref()));
+        self.scan(keyspace, own(bounds.start_bound()), own(bounds.end_bound()))
+    }
+
+    /// The keys that begin with `prefix`, with their values, from either end.
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Range {
+        let prefix = prefix.as_ref();
+        let lower = Bound::Included(Bytes::copy_from_slice(prefix));
+        self.scan(keyspace, lower, behind_prefix(prefix))
+    }
+
+    fn scan(&self, keyspace: &Keyspace, lower: Bound<Bytes>, upper: Bound<Bytes>) -> Range {
+        let index = self.pin.shared.state.index.clone();
+        let range = KeyRange {
+            keyspace: keyspace.id(),
+            lower,
+            upper,
+            at: self.pin.at,
+        };
+        let foreign = self.pin.shared.state.catalogue.tag().check(keyspace).err();
+        Range::new(Scan::new(self.clone(), Cursor::new(index, range)), foreign)
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.pin.shared
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Snapshot({})", self.pin.at)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.shared.snapshots.leave(self.at);
+    }
+}
+
+impl Shared {
+    /// The value of `key` at position `at`.
+    pub(crate) fn get_at(&self, keyspace: &Keyspace, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
+        self.state.catalogue.tag().check(keyspace)?;
+        let found = self.state.index.get(keyspace.id(), key, at);
+        let Some(version) = found.filter(|version| version.op == Op::Put) else {
+            return Ok(None);
+        };
+        let bytes = record::read(&self.log, version)?;
+        let (_, value) = record::verify(&bytes, keyspace.id(), key, version.lsn)?;
+        Ok(Some(value))
+    }
+}
+
+/// The first key behind all keys that begin with `prefix`: its last byte that can be raised is.
+fn behind_prefix(prefix: &[u8]) -> Bound<Bytes> {
+    let mut behind = prefix.to_vec();
+    while let Some(last) = behind.pop() {
+        if let Some(raised) = last.checked_add(1) {
+            behind.push(raised);
+            return Bound::Excluded(Bytes::from(behind));
+        }
+    }
+    Bound::Unbounded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_passes_over_bytes_that_cannot_be_raised() {
+        let excluded = |key: &'static [u8]| Bound::Excluded(Bytes::from_static(key));
+        assert_eq!(behind_prefix(b"ab"), excluded(b"ac"));
+        assert_eq!(behind_prefix(b"a\xff\xff"), excluded(b"b"));
+        assert_eq!(behind_prefix(b"\xfe"), excluded(b"\xff"));
+        assert_eq!(behind_prefix(b"\xff"), Bound::Unbounded);
+        assert_eq!(behind_prefix(b""), Bound::Unbounded);
+    }
+}

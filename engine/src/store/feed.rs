@@ -1,0 +1,98 @@
+//! Bringing the state up to a position of the log, when nobody commits.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::state::State;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{EpochReason, EpochRecord, Lsn};
+use crate::log::{Log, LogCursor, LogState};
+
+/// Bytes that are read from the log at once.
+const RUN_LEN: u64 = 4 << 20;
+
+/// Where the state reads the log next. Its lock is what keeps two threads from applying at once.
+///
+/// Invariant: the cursor stands where the state ends, until the node writes: then its own frames go
+/// to the state as they are formed, and the cursor is left behind.
+pub(super) struct Feed {
+    cursor: Mutex<LogCursor>,
+}
+
+impl Feed {
+    pub(super) fn new(log: &Arc<Log>) -> Result<Self> {
+        let cursor = Mutex::new(log.cursor(Lsn::ZERO)?);
+        Ok(Self { cursor })
+    }
+
+    /// Shows what opening may show: what readers might have seen before, as far as the disk is known
+    /// to hold it. A node that has no peer shows all of that: nobody can have gone on without it.
+    pub(super) fn show_recovered(&self, log: &Log, state: &State) -> Result<()> {
+        let durable = log.positions().durable.lsn;
+        let shown = if log.has_peer() {
+            log.chain().visible
+        } else {
+            durable
+        };
+        self.show(log, state, shown.min(durable))?;
+        Ok(())
+    }
+
+    /// Applies whole frames up to `target` or up to what is durable, whichever is less, and shows
+    /// them. Answers with the applied position.
+    ///
+    /// # Errors
+    /// `NotWriter` on a node that writes, `Corrupt`, `Io`.
+    pub(super) fn show(&self, log: &Log, state: &State, target: Lsn) -> Result<Lsn> {
+        let mut cursor = self.cursor.lock();
+        if log.state() == LogState::Writing {
+            let message = "this node writes: what it commits is applied by itself";
+            return Err(Error::new(ErrorKind::NotWriter, message));
+        }
+        let positions = log.positions();
+        let target = target.min(positions.durable.lsn);
+        catch_up(&mut cursor, state, target)?;
+        let end = cursor.lsn();
+        // After an epoch that could not begin, the state is ahead of what may be shown.
+        if end > positions.visible.lsn && end <= target {
+            log.show(cursor.chain().position());
+        }
+        Ok(log.visible())
+    }
+
+    /// Applies all that is left, and makes the node a writer. Shown together with the new epoch.
+    pub(super) fn begin_epoch(
+        &self,
+        log: &Log,
+        state: &State,
+        reason: EpochReason,
+        note: &str,
+    ) -> Result<EpochRecord> {
+        let mut cursor = self.cursor.lock();
+        if matches!(log.state(), LogState::Reading | LogState::Following) {
+            // From here on the log takes no frame that would have to be applied too.
+            log.stop_following();
+            log.settle()?;
+            let end = log.chain().lsn;
+            catch_up(&mut cursor, state, end)?;
+            assert_eq!(state.end(), end, "all is applied before the next frame is");
+        }
+        let raise_term = reason == EpochReason::Promotion;
+        log.begin_epoch(reason, note, raise_term)
+    }
+}
+
+fn catch_up(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<()> {
+    state.check()?;
+    // A node that wrote has applied further than the cursor read.
+    if cursor.lsn() < state.end() {
+        return Ok(());
+    }
+    while let Some(run) = cursor.next_up_to(target, RUN_LEN)? {
+        for (header, frame) in run.frames() {
+            state.apply(header, &frame)?;
+        }
+    }
+    Ok(())
+}

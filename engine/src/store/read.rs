@@ -1,0 +1,181 @@
+//! Reading: the newest state, snapshots, the change feed, receipts.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Shared, Store};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{History, Lsn};
+use crate::keyspace::Keyspace;
+use crate::log::{LogState, Positions};
+use crate::receipt::{Receipt, ReceiptStatus};
+use crate::snapshot::{OpenSnapshots, Snapshot};
+use crate::tail::{Tail, boundary_at};
+
+impl Store {
+    /// The newest visible value of `key`, or `None` if it has none. For more than one key that
+    /// belong together, take a [`Store::snapshot`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        let visible = self.log().visible();
+        self.shared.get_at(keyspace, key.as_ref(), visible)
+    }
+
+    /// The state as it is visible now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let shared = self.shared.clone();
+        Snapshot::new(shared, || self.log().visible())
+    }
+
+    /// The state at an earlier position: the end of a batch (a receipt's LSN) or of a frame.
+    ///
+    /// Reads the log around the position to see that it is one; costs a walk through part of a
+    /// segment.
+    ///
+    /// # Errors
+    /// `NotHeld` above what is visible or within a batch (there was no such state), `Corrupt`, `Io`.
+    pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
+        let shared = self.shared.clone();
+        let snapshot = Snapshot::new(shared, || lsn);
+        let visible = self.log().visible();
+        if lsn > visible {
+            let message = format!(
+                "position {lsn} is not visible here: this node shows [0, {visible}]; wait until it \
+                 is applied"
+            );
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        if lsn != visible {
+            boundary_at(self.log(), lsn)?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Snapshots that are open, with the ranges that read from them.
+    #[must_use]
+    pub fn open_snapshots(&self) -> OpenSnapshots {
+        self.shared.snapshots.read()
+    }
+
+    /// The commits behind `from`, which is the end of a batch (a receipt's LSN, or
+    /// [`Tail::position`]), of a frame, or [`Lsn::ZERO`] for all.
+    ///
+    /// # Errors
+    /// `NotHeld` above what is visible or within a batch, `Corrupt`, `Io`.
+    pub fn tail(&self, from: Lsn) -> Result<Tail> {
+        Tail::new(self.clone(), from)
+    }
+
+    /// What this node knows of a receipt.
+    #[must_use]
+    pub fn receipt_status(&self, receipt: &Receipt) -> ReceiptStatus {
+        self.shared.receipt_status(receipt)
+    }
+
+    /// Waits until a commit is visible here, so that a read that follows sees it.
+    ///
+    /// # Errors
+    /// `Timeout`; `NotHeld` when the receipt lies on a fork; `Poisoned` or `Closed` when it can no
+    /// longer be applied here.
+    pub fn wait_applied(&self, receipt: &Receipt, timeout: Duration) -> Result<()> {
+        let look = || self.shared.applied(receipt);
+        let answer = self.shared.changes.wait(timeout, look);
+        answer.unwrap_or_else(|| {
+            let visible = self.log().visible();
+            let message = format!(
+                "commit {} (position {}) is not visible here yet: this node shows up to {visible}; \
+                 wait longer, or read on the primary",
+                receipt.commit, receipt.lsn
+            );
+            Err(Error::new(ErrorKind::Timeout, message))
+        })
+    }
+
+    /// [`Store::wait_applied`] as a future, on any runtime; put the runtime's deadline around it.
+    ///
+    /// # Errors
+    /// As [`Store::wait_applied`], without `Timeout`.
+    pub fn wait_applied_async(
+        &self,
+        receipt: Receipt,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
+        let shared = self.shared.clone();
+        let changes = shared.changes.clone();
+        changes.until(move || shared.applied(&receipt))
+    }
+}
+
+impl Shared {
+    fn receipt_status(&self, receipt: &Receipt) -> ReceiptStatus {
+        // Positions first: a later history only says more about bytes that were counted already.
+        let positions = self.log.positions();
+        let writes = self.log.state() == LogState::Writing;
+        self.log
+            .with_history(|history| judge(receipt, history, &positions, writes))
+    }
+
+    /// Whether a commit is visible, or why it never will be; `None` while it is awaited.
+    fn applied(&self, receipt: &Receipt) -> Option<Result<()>> {
+        match self.receipt_status(receipt) {
+            ReceiptStatus::InThisHistory => return Some(Ok(())),
+            ReceiptStatus::OnAFork => {
+                let message = format!(
+                    "commit {} of epoch {} at {} is not in this node's history: it lies on a fork",
+                    receipt.commit, receipt.epoch, receipt.lsn
+                );
+                return Some(Err(Error::new(ErrorKind::NotHeld, message)));
+            }
+            ReceiptStatus::Pending => {}
+        }
+        self.ended().map(Err)
+    }
+
+    /// Why nothing will change any more, if so.
+    pub(crate) fn ended(&self) -> Option<Error> {
+        match self.log.state() {
+            LogState::Poisoned(why) => {
+                let message = format!("the log is poisoned ({why}): reopen the store");
+                Some(Error::new(ErrorKind::Poisoned, message))
+            }
+            LogState::Closed => Some(Error::new(ErrorKind::Closed, "the store is closed")),
+            LogState::Reading
+            | LogState::Following
+            | LogState::Writing
+            | LogState::Fenced(_)
+            | LogState::Halted(_) => None,
+        }
+    }
+}
+
+/// What a node with this history and these positions can say of a receipt.
+fn judge(
+    receipt: &Receipt,
+    history: &History,
+    positions: &Positions,
+    writes: bool,
+) -> ReceiptStatus {
+    let Some(epoch) = history.find(receipt.epoch) else {
+        // Below the end of this log other epochs hold the place, and behind it a writer puts only its
+        // own. A follower may yet receive the epoch.
+        return if writes || receipt.lsn <= positions.appended.lsn {
+            ReceiptStatus::OnAFork
+        } else {
+            ReceiptStatus::Pending
+        };
+    };
+    let newest = history.last().is_some_and(|last| last.id == epoch.id);
+    let left_at = history.end_of(epoch.id, positions.appended.lsn);
+    let behind = left_at.is_none_or(|end| receipt.lsn > end) && !newest;
+    if receipt.lsn <= epoch.fork || behind {
+        ReceiptStatus::OnAFork
+    } else if receipt.lsn <= positions.visible.lsn {
+        ReceiptStatus::InThisHistory
+    } else {
+        ReceiptStatus::Pending
+    }
+}

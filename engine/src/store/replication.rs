@@ -1,0 +1,162 @@
+//! What ships the log, and what follows one.
+
+use super::Store;
+use super::state::check_payloads;
+use crate::error::Result;
+use crate::format::{Chain, EpochId, FrameRun, Lsn, LsnRange};
+use crate::log::{LogCursor, LogView, ProtectionMark, ReplicaPositions, TermMark};
+
+impl Store {
+    /// Reads the log from `from`, where a frame must begin, frame by frame as far as it is formed:
+    /// what a sender ships.
+    ///
+    /// # Errors
+    /// `NotHeld` when no frame begins there, `Corrupt`, `Io`.
+    pub fn log_cursor(&self, from: Lsn) -> Result<LogCursor> {
+        self.log().cursor(from)
+    }
+
+    /// The chain that the next frame of this log continues.
+    #[must_use]
+    pub fn chain(&self) -> Chain {
+        self.log().chain()
+    }
+
+    /// Finishes recovery, applies what readers might have seen, and takes frames from now on.
+    ///
+    /// # Errors
+    /// `NotWriter` for a node that writes, `Fenced`, `Poisoned`, `Closed`, `Corrupt`, `Io`.
+    pub fn begin_following(&self) -> Result<()> {
+        self.log().begin_following()?;
+        self.apply_to(self.chain().visible)?;
+        Ok(())
+    }
+
+    /// Takes no more frames. What was taken stays, and reads go on.
+    pub fn stop_following(&self) {
+        self.log().stop_following();
+    }
+
+    /// Appends checked frames where the log ends, byte for byte. They are durable after
+    /// [`Store::sync`] and visible after [`Store::apply_to`]. Answers with the received position.
+    ///
+    /// # Errors
+    /// `NotHeld` when the run does not begin where this log ends, `Incompatible` when a frame holds
+    /// what this program cannot read, `NotWriter` when this node does not follow, `Poisoned`,
+    /// `Closed`, `DiskFull`, `Io`.
+    pub fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
+        check_payloads(run)?;
+        self.log().append_run(run)
+    }
+
+    /// Makes all that was appended durable. Answers with the durable position: what a follower may
+    /// report.
+    ///
+    /// # Errors
+    /// `NotWriter` when this node does not follow; an `Io` error poisons the store.
+    pub fn sync(&self) -> Result<Lsn> {
+        self.log().sync()
+    }
+
+    /// Applies whole frames up to `lsn` (the primary's visible position), never beyond what is
+    /// durable here, and shows them. Answers with the applied position. A lower `lsn` changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `NotWriter` on a node that writes, `Corrupt`, `Io`.
+    pub fn apply_to(&self, lsn: Lsn) -> Result<Lsn> {
+        let shared = &self.shared;
+        shared.feed.show(&shared.log, &shared.state, lsn)
+    }
+
+    /// Takes up what the standby has reported in its session, which may be lower than before.
+    /// Commits that wait for it are answered.
+    ///
+    /// # Panics
+    /// When they contradict one another or this log: a report is checked before it is taken up.
+    pub fn set_replica_positions(&self, replica: ReplicaPositions) {
+        self.log().set_replica_positions(replica);
+    }
+
+    /// The highest term that this node ever heard of, its own included.
+    #[must_use]
+    pub fn term_heard(&self) -> Option<TermMark> {
+        self.log().term_heard()
+    }
+
+    /// Notes durably that a term exists, if it is the highest so far.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`.
+    pub fn note_term(&self, mark: TermMark) -> Result<()> {
+        self.log().note_term(mark)
+    }
+
+    /// Ends this node's right to write, durably and for good: a newer term exists. What waits ends as
+    /// unknown; reads go on.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`; the node then still is what it was.
+    pub fn fence(&self, by: TermMark) -> Result<()> {
+        self.log().fence(by)
+    }
+
+    /// Stands still, durably: this node's history and another contradict each other, and an operator
+    /// must choose. What waits ends as unknown; reads go on.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`; the node then still is what it was.
+    pub fn halt(&self, why: &str) -> Result<()> {
+        self.log().halt(why)
+    }
+
+    /// The newest protection record that this node ever heard of.
+    #[must_use]
+    pub fn protection_heard(&self) -> Option<ProtectionMark> {
+        self.log().protection_heard()
+    }
+
+    /// Notes durably that a protection record exists.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`.
+    pub fn note_protection(&self, mark: ProtectionMark) -> Result<()> {
+        self.log().note_protection(mark)
+    }
+
+    /// Chain, history and positions of one moment: what a handshake tells.
+    #[must_use]
+    pub fn log_view(&self) -> LogView {
+        self.log().view()
+    }
+
+    /// How far this node has noted durably that it fsynced what it received, and in which epoch.
+    #[must_use]
+    pub fn durable_mark(&self) -> Option<(EpochId, Lsn)> {
+        self.log().durable_mark()
+    }
+
+    /// Whether a standby has attached to this node in its term.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.log().is_attached()
+    }
+
+    /// Notes durably that a standby attaches, before it is answered: from now on another node may be
+    /// promoted in this one's absence.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`.
+    pub fn note_attached(&self) -> Result<()> {
+        self.log().note_attached()
+    }
+
+    /// Notes durably that `range` is received from the peer though this node wrote it once: it was
+    /// lost here, and its watermarks say nothing about this disk.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`.
+    pub fn note_fetched(&self, range: LsnRange) -> Result<()> {
+        self.log().note_fetched(range)
+    }
+}

@@ -1,0 +1,105 @@
+//! Writing: epochs, keyspaces, commits.
+
+use super::Store;
+use crate::batch::Batch;
+use crate::error::{CommitError, Error, ErrorKind, Result};
+use crate::format::{EpochReason, EpochRecord, FrameKind};
+use crate::keyspace::Keyspace;
+use crate::log::{CommitFuture, CommitOptions, LogState};
+use crate::receipt::Receipt;
+
+impl Store {
+    /// Makes this node the writer: applies all that its log holds, begins an epoch durably, and shows
+    /// everything. Only [`EpochReason::Promotion`], and the first epoch of a cluster, raise the term.
+    ///
+    /// A node that has a peer calls it only after it has heard from that peer, or when an operator
+    /// said so: it may have been replaced.
+    ///
+    /// # Errors
+    /// `NotWriter` when it writes already, `Fenced` when a newer term exists, `Limit` when `note` is
+    /// too long, `Corrupt`, `Poisoned`, `Closed`, `DiskFull`, `Io`.
+    pub fn begin_epoch(&self, reason: EpochReason, note: &str) -> Result<EpochRecord> {
+        let shared = &self.shared;
+        shared
+            .feed
+            .begin_epoch(&shared.log, &shared.state, reason, note)
+    }
+
+    /// The keyspace of this name, made if there is none. A name has 1 to 255 bytes without spaces
+    /// and control characters.
+    ///
+    /// # Errors
+    /// `NoKeyspace` when there is none and this node does not write, `Limit` when the name is none
+    /// that may be given, or those of a commit.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        let catalogue = &self.shared.state.catalogue;
+        if let Some(keyspace) = catalogue.by_name(name) {
+            return Ok(keyspace);
+        }
+        // Another caller may have made it meanwhile.
+        if let Some(keyspace) = catalogue.by_name(name) {
+            return Ok(keyspace);
+        }
+        let record = catalogue.propose(name)?;
+        if self.state() != LogState::Writing {
+            return Err(missing(name));
+        }
+        self.log()
+            .append_control(FrameKind::Keyspace, record.encode())?;
+        match catalogue.by_name(name) {
+            Some(keyspace) => Ok(keyspace),
+            None => panic!("keyspace {name:?} is durable and was not applied"),
+        }
+    }
+
+    /// The keyspace of this name, if there is one; makes none.
+    ///
+    /// # Errors
+    /// `NoKeyspace`.
+    pub fn find_keyspace(&self, name: &str) -> Result<Keyspace> {
+        let catalogue = &self.shared.state.catalogue;
+        catalogue.by_name(name).ok_or_else(|| missing(name))
+    }
+
+    /// All keyspaces that this node has applied, in the order in which they were made.
+    #[must_use]
+    pub fn keyspaces(&self) -> Vec<Keyspace> {
+        self.shared.state.catalogue.all()
+    }
+
+    /// Commits a batch and waits until it is durable here, and for what `options` asks beyond that.
+    ///
+    /// # Errors
+    /// [`CommitError::Failed`] when nothing of it was written and never will be (of kind `Limit`: it
+    /// is too long for this store's segments; `NotWriter`, `Fenced`, `DiskFull`, `Poisoned`,
+    /// `Closed`, `Timeout`). [`CommitError::Unknown`] when it may appear: check the receipt later.
+    pub fn commit(&self, batch: Batch, options: CommitOptions) -> Result<Receipt, CommitError> {
+        let tag = self.shared.state.catalogue.tag();
+        let bytes = batch.finish(tag).map_err(CommitError::Failed)?;
+        self.log().commit(bytes, options)
+    }
+
+    /// Commits a batch without blocking: it is on its way when this returns, whether the future is
+    /// polled or not. Works on any runtime.
+    ///
+    /// The deadline in `options` is not looked at: put the runtime's own around the future. One that
+    /// is dropped leaves the outcome unknown.
+    ///
+    /// # Errors
+    /// The future ends as [`Store::commit`] does.
+    pub fn commit_async(&self, batch: Batch, options: CommitOptions) -> CommitFuture {
+        let tag = self.shared.state.catalogue.tag();
+        match batch.finish(tag) {
+            Ok(bytes) => self.log().commit_async(bytes, options),
+            Err(error) => self.log().refuse_async(error),
+        }
+    }
+}
+
+fn missing(name: &str) -> Error {
+    let shown: String = name.chars().take(40).collect();
+    let message = format!(
+        "there is no keyspace {shown:?} here; the primary makes it when it is first written to"
+    );
+    Error::new(ErrorKind::NoKeyspace, message)
+}

@@ -1,0 +1,266 @@
+//! The change feed: every commit from a position on, in order, exactly once.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{
+    BatchRef, Batches, EpochId, FrameHeader, FrameKind, FrameRun, Lsn, Op, RecordFault,
+};
+use crate::keyspace::{Catalogue, Keyspace};
+use crate::log::{Log, LogCursor};
+use crate::store::Store;
+
+/// Bytes of the log that are read at once.
+const RUN_LEN: u64 = 256 << 10;
+
+/// One commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Committed {
+    /// Its number, from 1, without gaps.
+    pub commit: u64,
+    /// Where it ends: the LSN of its receipt, and the position from which the next one is read.
+    pub lsn: Lsn,
+    /// The epoch that wrote it.
+    pub epoch: EpochId,
+    /// Log time in milliseconds since 1970: equal on all nodes, never decreases.
+    pub log_ms: u64,
+    /// The writer's wall clock in milliseconds since 1970, for people; may jump.
+    pub wall_ms: u64,
+    /// What it did, in its order.
+    pub changes: Vec<Change>,
+}
+
+/// One operation of a commit.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Change {
+    /// The keyspace.
+    pub keyspace: Keyspace,
+    /// What was done to the key.
+    pub op: Op,
+    /// The key, sharing the log's memory.
+    pub key: Bytes,
+    /// The value, sharing the log's memory; empty for a delete.
+    pub value: Bytes,
+}
+
+/// Reads the commits of a store in order, as they become visible. Never skips one.
+///
+/// What is read is verified on the way. To go on later, elsewhere or after a restart, keep
+/// [`Tail::position`] with what was made of the commits.
+pub struct Tail {
+    store: Store,
+    cursor: LogCursor,
+    position: Lsn,
+    /// The epoch of the last frame that was read.
+    epoch: EpochId,
+    /// Read and not given yet.
+    ready: VecDeque<Committed>,
+    /// End of the frames that were read: where `position` goes once `ready` is empty.
+    read_to: Lsn,
+    /// Why nothing more can be given: behind what cannot be read, nothing is.
+    fault: Option<Error>,
+}
+
+impl Tail {
+    pub(crate) fn new(store: Store, from: Lsn) -> Result<Self> {
+        let visible = store.shared.log.visible();
+        if from > visible {
+            let message = format!(
+                "position {from} is not visible here yet: this node shows [0, {visible}]; wait \
+                 until it is applied"
+            );
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        let cursor = boundary_at(&store.shared.log, from)?;
+        let epoch = cursor.chain().epoch.map_or(EpochId::NONE, |epoch| epoch.id);
+        Ok(Self {
+            store,
+            cursor,
+            position: from,
+            epoch,
+            ready: VecDeque::new(),
+            read_to: from,
+            fault: None,
+        })
+    }
+
+    /// Behind the last commit that was given, or further where only other records follow: the place
+    /// to go on from.
+    #[must_use]
+    pub const fn position(&self) -> Lsn {
+        self.position
+    }
+
+    /// The next commit, if it is visible by now. Never blocks, but for a read of the disk.
+    ///
+    /// # Errors
+    /// `Corrupt` when the log does not hold there, `Io`. Nothing is skipped: the next call meets the
+    /// same error, or goes on where it was once the cause is gone.
+    pub fn poll(&mut self) -> Result<Option<Committed>> {
+        while self.ready.is_empty() {
+            if let Some(fault) = &self.fault {
+                return Err(fault.duplicate());
+            }
+            self.position = self.read_to;
+            let visible = self.store.shared.log.visible();
+            let Some(run) = self.cursor.next_up_to(visible, RUN_LEN)? else {
+                return Ok(None);
+            };
+            // What was read before the fault is still given.
+            self.fault = self.take(&run).err();
+        }
+        let next = self.ready.pop_front();
+        if let Some(commit) = &next {
+            self.position = commit.lsn;
+        }
+        Ok(next)
+    }
+
+    /// The next commit; waits for it at most `timeout`, and answers `None` when that is over.
+    ///
+    /// # Errors
+    /// As [`Tail::poll`]; `Closed` or `Poisoned` when no further one can come.
+    pub fn next_timeout(&mut self, timeout: Duration) -> Result<Option<Committed>> {
+        let changes = self.store.shared.changes.clone();
+        changes.wait(timeout, || self.look()).transpose()
+    }
+
+    /// The next commit, for as long as it takes; a future for any runtime. Dropping it loses nothing.
+    ///
+    /// # Errors
+    /// As [`Tail::next_timeout`].
+    pub async fn next(&mut self) -> Result<Committed> {
+        let changes = self.store.shared.changes.clone();
+        changes.until(|| self.look()).await
+    }
+
+    fn look(&mut self) -> Option<Result<Committed>> {
+        // Whether anything more can come is asked first: what came before is then not missed.
+        let ended = self.store.shared.ended();
+        match self.poll() {
+            Ok(Some(commit)) => Some(Ok(commit)),
+            Ok(None) => ended.map(Err),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn take(&mut self, run: &FrameRun) -> Result<()> {
+        let catalogue = &self.store.shared.state.catalogue;
+        let mut epochs = run.epochs().iter();
+        for (header, frame) in run.frames() {
+            if header.kind == FrameKind::Epoch
+                && let Some(epoch) = epochs.next()
+            {
+                self.epoch = epoch.id;
+            }
+            if header.kind == FrameKind::Batches {
+                let commits = commits_of(header, &frame, self.epoch, self.read_to, catalogue)?;
+                self.ready.extend(commits);
+            }
+            self.read_to = header.end().max(self.read_to);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Tail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tail at {:?}", self.position)
+    }
+}
+
+/// The commits of a frame that end behind `from`.
+fn commits_of(
+    header: &FrameHeader,
+    frame: &Bytes,
+    epoch: EpochId,
+    from: Lsn,
+    catalogue: &Catalogue,
+) -> Result<Vec<Committed>> {
+    let batches = Batches::new(header.payload(frame), header.payload_lsn(), header.batches);
+    let mut commits = Vec::new();
+    for (commit, batch) in (header.first_commit..).zip(batches) {
+        let batch = batch.map_err(|fault| corrupt(header.lsn, &fault))?;
+        if batch.range.end > from {
+            commits.push(Committed {
+                commit,
+                lsn: batch.range.end,
+                epoch,
+                log_ms: header.log_ms,
+                wall_ms: header.wall_ms,
+                changes: changes_of(&batch, frame, catalogue)?,
+            });
+        }
+    }
+    Ok(commits)
+}
+
+fn changes_of(batch: &BatchRef<'_>, frame: &Bytes, catalogue: &Catalogue) -> Result<Vec<Change>> {
+    // Neighbours mostly lie in one keyspace.
+    let mut last: Option<Keyspace> = None;
+    batch
+        .records()
+        .map(|placed| {
+            let placed = placed.map_err(|fault: RecordFault| corrupt(batch.range.start, &fault))?;
+            let record = placed.record;
+            let keyspace = last
+                .take()
+                .filter(|last| last.id() == record.keyspace)
+                .or_else(|| catalogue.by_id(record.keyspace))
+                .ok_or_else(|| corrupt(placed.lsn, &"no such keyspace was ever made"))?;
+            last = Some(keyspace.clone());
+            Ok(Change {
+                keyspace,
+                op: record.op,
+                key: frame.slice_ref(record.key),
+                value: frame.slice_ref(record.value),
+            })
+        })
+        .collect()
+}
+
+/// A cursor at the frame that holds or follows `lsn`, which must be the end of a batch or of a frame.
+///
+/// # Errors
+/// `NotHeld` when it is neither, `Corrupt`, `Io`.
+pub(crate) fn boundary_at(log: &Arc<Log>, lsn: Lsn) -> Result<LogCursor> {
+    let cursor = log.cursor_before(lsn)?;
+    let start = cursor.lsn();
+    if start == lsn {
+        return Ok(cursor);
+    }
+    let mut ahead = log.cursor(start)?;
+    let run = ahead.next_up_to(Lsn(u64::MAX), 0)?;
+    let ends_batch = run
+        .iter()
+        .flat_map(FrameRun::frames)
+        .any(|(header, frame)| {
+            let payload = header.payload(&frame);
+            Batches::new(payload, header.payload_lsn(), header.batches)
+                .flatten()
+                .any(|batch| batch.range.end == lsn)
+        });
+    if ends_batch {
+        return Ok(cursor);
+    }
+    let message = format!(
+        "position {lsn} lies within a batch or a record of the frame at {start}: there was no such \
+         state; use the LSN of a receipt, of a snapshot or of a tail"
+    );
+    Err(Error::new(ErrorKind::NotHeld, message))
+}
+
+fn corrupt(lsn: Lsn, fault: &dyn fmt::Display) -> Error {
+    let message = format!(
+        "the log at {lsn} does not hold ({fault}) though its checksum does: a writer's bug; keep \
+         the directory and report it"
+    );
+    Error::new(ErrorKind::Corrupt, message)
+}
