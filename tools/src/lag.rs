@@ -1,0 +1,21 @@
+//! How far a standby is behind, and what a commit costs at each level, under open-loop load.
+//!
+//! The load does not wait for answers: [`Schedule`] says when each commit is *meant* to begin, and
+//! [`Latencies`] counts from that moment, so a stall shows in every commit that it delayed and not
+//! in one alone. [`LagSeries`] holds what was seen in regular samples over the run. [`LagReport`]
+//! is the whole, for reading by programs, and [`draw`] makes a picture of it.
+
+mod picture;
+mod recorder;
+mod report;
+mod schedule;
+mod series;
+
+pub use picture::draw;
+pub use recorder::{Latencies, Stage};
+pub use report::{Achieved, LagReport, LagSettings, ProcessUse, StageLatency};
+pub use schedule::{Arrivals, Schedule};
+pub use series::{LagSample, LagSeries, Spread};
+
+#[cfg(test)]
+pub(crate) use report::tests;
