@@ -6,6 +6,7 @@
 
 mod backoff;
 mod config;
+pub mod drive;
 mod error;
 pub mod floor;
 mod identity;

@@ -1,5 +1,21 @@
 //! A node of a pair: following, replay, promotion, fencing, status and the control socket.
+//!
+//! This is the one crate that a service adds: it re-exports the engine.
 
 pub mod certificate;
+pub mod config;
 pub mod control;
+mod dir;
+mod error;
+mod follow;
+mod init;
+mod lag;
+mod node;
+mod promotion;
 pub mod status;
+
+pub use dir::NodeDir;
+pub use error::{Error, Result};
+pub use init::{Card, NewNode, card, init};
+pub use node::{Node, promote_offline};
+pub use outlast_engine as engine;

@@ -1,7 +1,14 @@
 //! The commands, one module each.
 
 mod bench;
+mod init;
+mod pin;
+mod promote;
+mod read;
 mod relay;
+mod resume;
+mod serve;
+mod status;
 
 use clap::Subcommand;
 use outlast_tools::exit::Exit;
@@ -11,6 +18,17 @@ use crate::failure::Failure;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(init::Init),
+    #[command(subcommand)]
+    Pin(pin::Pin),
+    Serve(serve::Serve),
+    Status(status::Status),
+    Promote(promote::Promote),
+    ResumeAlone(resume::ResumeAlone),
+    Get(read::Get),
+    Scan(read::Scan),
+    Digest(read::Digest),
+    Tail(read::Tail),
     Relay(Box<relay::Relay>),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -19,6 +37,16 @@ pub(crate) enum Command {
 impl Command {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
         match self {
+            Self::Init(init) => init.run(global),
+            Self::Pin(pin) => pin.run(global),
+            Self::Serve(serve) => serve.run(global),
+            Self::Status(status) => status.run(global),
+            Self::Promote(promote) => promote.run(global),
+            Self::ResumeAlone(resume) => resume.run(global),
+            Self::Get(get) => get.run(global),
+            Self::Scan(scan) => scan.run(global),
+            Self::Digest(digest) => digest.run(global),
+            Self::Tail(tail) => tail.run(global),
             Self::Relay(relay) => relay.run(global),
             Self::Bench(bench) => bench.run(global),
         }

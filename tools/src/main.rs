@@ -6,6 +6,7 @@
 mod cmd;
 mod failure;
 mod logging;
+mod node;
 mod output;
 mod place;
 

@@ -315,6 +315,12 @@ impl From<&EpochRecord> for EpochKey {
     }
 }
 
+impl From<&Chain> for Position {
+    fn from(chain: &Chain) -> Self {
+        chain.position()
+    }
+}
+
 /// The fields of a frame that its writer chooses; all others follow from the [`Chain`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameFields {

@@ -81,11 +81,23 @@ impl Position {
         lsn: Lsn::ZERO,
         commit: 0,
     };
+
+    /// A position and the last commit at or below it.
+    #[must_use]
+    pub const fn new(lsn: Lsn, commit: u64) -> Self {
+        Self { lsn, commit }
+    }
+
+    /// Whether both parts are at or above those of `earlier`.
+    #[must_use]
+    pub fn covers(&self, earlier: &Self) -> bool {
+        self.lsn >= earlier.lsn && self.commit >= earlier.commit
+    }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (commit {})", self.lsn, self.commit)
+        write!(f, "{}#{}", self.lsn, self.commit)
     }
 }
 

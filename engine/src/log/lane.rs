@@ -181,9 +181,10 @@ impl Log {
     pub(super) fn prepare_behind(&self, active: &Segment) -> Result<Option<Duration>> {
         let mut ahead = self.preparation.lock();
         let ordinal = active.header.ordinal + 1;
-        if ordinal <= ahead.taken {
-            // The log has rotated meanwhile: that file holds frames by now, or is about to. The
-            // rotation wakes the lane again.
+        let last = self.segments.last().map(|last| last.header.ordinal);
+        if ordinal <= ahead.taken || last != Some(active.header.ordinal) {
+            // The log has rotated meanwhile (that file holds frames by now, or is about to), or was
+            // cut. Whoever did it wakes the lane again.
             return Ok(None);
         }
         let preparation = match &mut ahead.next {

@@ -48,6 +48,7 @@ impl Log {
         *self.history.write() = history;
         self.cell.rewind(chain.position());
         drop(writer);
+        self.lane.wake();
         tracing::warn!(%fork, %aside, "a forked tail was put aside");
         self.cell.notify();
         Ok(aside)
@@ -72,9 +73,12 @@ impl Log {
     fn cut_files(&self, fork: Lsn, chain: &Chain) -> Result<Option<Active>> {
         let fs = &*self.fs;
         let cutting = |error| Error::io(format_args!("cut the log at {fork}"), error);
-        if let Some(prepared) = self.preparation.lock().take() {
+        // Held to the end, so that nothing is prepared behind a segment that goes.
+        let mut ahead = self.preparation.lock();
+        if let Some(prepared) = ahead.next.take() {
             fs.unlink(&file_name(prepared.ordinal())).map_err(cutting)?;
         }
+        ahead.taken = 0;
         for segment in self.segments.all().iter().rev() {
             if segment.header.base() < fork {
                 break;

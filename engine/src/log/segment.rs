@@ -219,7 +219,6 @@ impl Segments {
             .collect()
     }
 
-    #[cfg(test)]
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
         self.by_base.read().values().cloned().collect()
     }

@@ -3,7 +3,7 @@
 use super::Store;
 use super::state::check_payloads;
 use crate::error::Result;
-use crate::format::{Chain, EpochId, FrameRun, Lsn, LsnRange};
+use crate::format::{Chain, EpochId, FrameKind, FrameRun, Lsn, LsnRange, ProtectionRecord};
 use crate::log::{LogCursor, LogView, ProtectionMark, ReplicaPositions, TermMark};
 
 impl Store {
@@ -134,6 +134,27 @@ impl Store {
     #[must_use]
     pub fn durable_mark(&self) -> Option<(EpochId, Lsn)> {
         self.log().durable_mark()
+    }
+
+    /// Puts everything from `fork` on aside, durably, and cuts the log there: it is not in the history
+    /// that this node joins. Answers with the file that keeps the bytes.
+    ///
+    /// # Errors
+    /// `NotHeld` when no frame begins at `fork`, `NotWriter` when this node does not follow, `Io`.
+    ///
+    /// # Panics
+    /// When readers have seen what lies behind `fork`.
+    pub fn quarantine(&self, fork: Lsn) -> Result<String> {
+        self.log().quarantine(fork)
+    }
+
+    /// Writes down, in the log, which policy holds from here on. Answers with the position behind it.
+    ///
+    /// # Errors
+    /// Those of a commit.
+    pub fn append_protection(&self, record: &ProtectionRecord) -> Result<Lsn> {
+        self.log()
+            .append_control(FrameKind::Protection, record.encode())
     }
 
     /// Whether a standby has attached to this node in its term.

@@ -2,56 +2,9 @@
 
 use std::fmt;
 
+pub use outlast_engine::format::Position;
 use outlast_engine::format::{Chain, ClusterId, EpochId, EpochKey, History, Lsn};
 use serde::{Deserialize, Serialize};
-
-/// A position together with the number of the last commit that ends at or below it.
-///
-/// Moves as one, so that a bound in commits is judged by the same instant as one in bytes.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
-)]
-pub struct Position {
-    /// The end of a frame.
-    pub lsn: Lsn,
-    /// The last commit at or below `lsn`; 0 before the first.
-    pub commit: u64,
-}
-
-impl Position {
-    /// The beginning of every log.
-    pub const ZERO: Self = Self {
-        lsn: Lsn::ZERO,
-        commit: 0,
-    };
-
-    /// A position and the last commit at or below it.
-    #[must_use]
-    pub const fn new(lsn: Lsn, commit: u64) -> Self {
-        Self { lsn, commit }
-    }
-
-    /// Whether both parts are at or above those of `earlier`.
-    #[must_use]
-    pub fn covers(&self, earlier: &Self) -> bool {
-        self.lsn >= earlier.lsn && self.commit >= earlier.commit
-    }
-}
-
-impl From<&Chain> for Position {
-    fn from(chain: &Chain) -> Self {
-        Self {
-            lsn: chain.lsn,
-            commit: chain.next_commit.saturating_sub(1),
-        }
-    }
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.lsn, self.commit)
-    }
-}
 
 /// A term, and which epoch opened it.
 ///

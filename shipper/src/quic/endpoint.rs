@@ -315,7 +315,7 @@ impl Core {
             body: bytes::Bytes::new(),
         };
         messages_out.send(&open).await?;
-        
+
         Ok(Link::new(shared, messages_out, messages_in, &self.config))
     }
 

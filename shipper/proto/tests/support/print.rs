@@ -268,7 +268,11 @@ fn log_end(it: &LogEnd) -> String {
     let newest = it
         .epoch
         .map_or_else(|| "none".into(), |(_, _, id)| epoch(id));
-    format!("{}#{} in {newest}", it.lsn, it.next_commit.saturating_sub(1))
+    format!(
+        "{}#{} in {newest}",
+        it.lsn,
+        it.next_commit.saturating_sub(1)
+    )
 }
 
 fn history(it: &History) -> String {

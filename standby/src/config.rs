@@ -1,0 +1,147 @@
+//! The settings of a node, in `node.toml`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use outlast_engine::WriteMode;
+use serde::{Deserialize, Serialize};
+
+use crate::control::protocol::FailureKind;
+use crate::dir::NodeDir;
+use crate::error::{Error, Result};
+
+/// How much of what was acknowledged may be missing on the standby.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Policy {
+    /// No bound, and no fence by silence: a commit is acknowledged as its level says.
+    #[default]
+    Async,
+}
+
+impl Policy {
+    /// Its name in settings and output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Async => "async",
+        }
+    }
+}
+
+impl std::str::FromStr for Policy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "async" => Ok(Self::Async),
+            _ => Err(format!(
+                "`{text}` is no policy of this version: use `async`"
+            )),
+        }
+    }
+}
+
+/// A node's settings.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// Where the node listens for its peer, over UDP.
+    pub listen: SocketAddr,
+    /// The peer's name in `peers.toml`; none for a single node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<String>,
+    /// The cluster's policy; must be said where there is a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<Policy>,
+    /// How the log talks to the disk and the peer.
+    #[serde(default)]
+    pub tuning: Tuning,
+}
+
+/// Settings that most nodes leave alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tuning {
+    /// How segments are written: `auto`, `buffered` or `direct`. Default `auto`.
+    pub write_mode: WriteMode,
+    /// Time between heartbeats. Default 1 s.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_interval: Duration,
+    /// After how long without a word the peer counts as gone. Default 3 s.
+    #[serde(with = "humantime_serde")]
+    pub silence_max: Duration,
+    /// Bytes of log in flight to the standby: what a slow one costs in memory. Default 8 MiB.
+    pub window: bytesize::ByteSize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            write_mode: WriteMode::Auto,
+            heartbeat_interval: Duration::from_secs(1),
+            silence_max: Duration::from_secs(3),
+            window: bytesize::ByteSize::mib(8),
+        }
+    }
+}
+
+impl NodeConfig {
+    /// Reads the settings of the node in `dir`.
+    ///
+    /// # Errors
+    /// When the file is missing, or does not say what it must.
+    pub fn load(dir: &NodeDir) -> Result<Self> {
+        let path = dir.config();
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let what = format!("could not read {}", path.display());
+            let own = Error::new(FailureKind::Usage, what).because(error);
+            own.hint("name a node's directory with --dir, or make one with `outlast init`")
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|error| {
+            Error::new(FailureKind::Usage, format!("{}: {error}", path.display()))
+        })?;
+        config.validate().map_err(|what| {
+            Error::new(FailureKind::Usage, format!("{}: {what}", path.display()))
+        })?;
+        Ok(config)
+    }
+
+    /// Checks that the settings go together.
+    ///
+    /// # Errors
+    /// Says which do not.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.peer.is_some() && self.policy.is_none() {
+            return Err("with a peer the policy must be said: policy = \"async\"".to_owned());
+        }
+        let Tuning {
+            heartbeat_interval,
+            silence_max,
+            window,
+            ..
+        } = &self.tuning;
+        if *heartbeat_interval < Duration::from_millis(1) || silence_max <= heartbeat_interval {
+            return Err(
+                "silence_max must be longer than heartbeat_interval, and that at least 1 ms"
+                    .to_owned(),
+            );
+        }
+        let least = outlast_proto::WINDOW_BYTES_MIN;
+        if window.as_u64() < least {
+            return Err(format!("window must be at least {least} bytes"));
+        }
+        Ok(())
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// When the settings cannot be written down.
+    pub fn to_text(&self) -> Result<String> {
+        toml::to_string(self).map_err(|error| {
+            Error::new(FailureKind::Failed, "the settings cannot be written").because(error)
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! Commits over the socket, and how far each has come.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outlast_engine::format::Lsn;
+use outlast_engine::{
+    Batch, CommitError, CommitFuture, CommitOptions, Level, LogState, Receipt, Store,
+};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+
+use super::protocol::{Answer, Failure, FailureKind, Reply, Stage, WireOp};
+use crate::error::{Error, Result, commit_failure};
+
+/// Answers on their way to one client.
+pub(super) type Outbox = mpsc::Sender<Answer>;
+
+/// Begins a commit. It is in the queue of the log when this returns, so that commits of one client
+/// keep their order.
+pub(super) fn begin(store: &Store, keyspace: &str, ops: &[WireOp]) -> Result<CommitFuture> {
+    let keyspace = store.keyspace(keyspace)?;
+    let mut batch = Batch::new();
+    for op in ops {
+        match op {
+            WireOp::Put(key, value) => batch.put(&keyspace, key, value)?,
+            WireOp::Delete(key) => batch.delete(&keyspace, key)?,
+        }
+    }
+    // Further stages are watched here, so that one commit can report them all.
+    Ok(store.commit_async(batch, CommitOptions::default()))
+}
+
+/// The last stage that a level waits for.
+pub(super) const fn stage_of(level: Level) -> Stage {
+    match level {
+        Level::Local => Stage::Durable,
+        Level::Replicated => Stage::Replicated,
+        Level::Applied => Stage::Applied,
+    }
+}
+
+/// A commit that is durable here and watched on.
+pub(super) struct Watched {
+    pub(super) id: u64,
+    pub(super) receipt: Receipt,
+    pub(super) since: Instant,
+    /// Stages that are told, in order; the last one ends the watch.
+    pub(super) stages: VecDeque<Stage>,
+    pub(super) outbox: Outbox,
+}
+
+/// Commits whose further stages somebody waits for.
+#[derive(Default)]
+pub(super) struct Watch {
+    waiting: Mutex<[VecDeque<(Lsn, Watched)>; 4]>,
+    pub(super) moved: Notify,
+}
+
+impl Watch {
+    /// Watches a commit until its last stage.
+    pub(super) fn add(&self, store: &Store, watched: Watched) {
+        self.put(watched);
+        self.look(store);
+    }
+
+    fn put(&self, watched: Watched) {
+        let Some(stage) = watched.stages.front() else {
+            return;
+        };
+        let lsn = watched.receipt.lsn;
+        let mut waiting = self.waiting.lock();
+        if let Some(queue) = waiting.get_mut(*stage as usize) {
+            // Nearly always at the end: futures of one log finish in its order.
+            let at = queue.partition_point(|(other, _)| *other <= lsn);
+            queue.insert(at, (lsn, watched));
+        }
+    }
+
+    /// Tells what was reached, and ends what never will be.
+    pub(super) fn look(&self, store: &Store) {
+        let positions = store.positions();
+        for (stage, reached) in [
+            (Stage::Received, positions.replica_received.lsn),
+            (Stage::Replicated, positions.replicated.lsn),
+            (Stage::Applied, positions.replica_applied.lsn),
+        ] {
+            loop {
+                let next = {
+                    let mut waiting = self.waiting.lock();
+                    waiting.get_mut(stage as usize).and_then(|queue| {
+                        queue
+                            .front()
+                            .is_some_and(|(lsn, _)| *lsn <= reached)
+                            .then(|| queue.pop_front())?
+                    })
+                };
+                let Some((_, watched)) = next else { break };
+                self.reached(watched, stage);
+            }
+        }
+        if store.state() != LogState::Writing {
+            self.abandon(&store.state());
+        }
+    }
+
+    /// Tells one stage and goes on to the next.
+    fn reached(&self, mut watched: Watched, stage: Stage) {
+        watched.stages.pop_front();
+        let after_us = u64::try_from(watched.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let reply = Reply::Reached {
+            stage,
+            receipt: watched.receipt,
+            after_us,
+        };
+        let last = watched.stages.is_empty();
+        tell(
+            &watched.outbox,
+            Answer {
+                id: watched.id,
+                last,
+                reply,
+            },
+        );
+        self.put(watched);
+    }
+
+    fn abandon(&self, state: &LogState) {
+        let all: Vec<_> = {
+            let mut waiting = self.waiting.lock();
+            waiting.iter_mut().flat_map(std::mem::take).collect()
+        };
+        for (_, watched) in all {
+            let failure = Failure {
+                kind: FailureKind::Unknown,
+                what: format!("this node stopped writing ({state:?}) before the standby answered"),
+                hint: Some("check the receipt later".to_owned()),
+                receipt: Some(watched.receipt),
+            };
+            let reply = Reply::Failed(failure);
+            tell(
+                &watched.outbox,
+                Answer {
+                    id: watched.id,
+                    last: true,
+                    reply,
+                },
+            );
+        }
+    }
+}
+
+/// Waits for a commit to be durable here, tells it, and hands it to the watch for what follows.
+pub(super) async fn follow_up(
+    store: Store,
+    watch: Arc<Watch>,
+    future: CommitFuture,
+    mut watched: Watched,
+) {
+    match future.await {
+        Ok(receipt) => {
+            watched.receipt = receipt;
+            if watched.stages.front() == Some(&Stage::Durable) {
+                watched.stages.pop_front();
+                let after_us =
+                    u64::try_from(watched.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+                let reply = Reply::Reached {
+                    stage: Stage::Durable,
+                    receipt,
+                    after_us,
+                };
+                let last = watched.stages.is_empty();
+                // A client that is gone waits for nothing.
+                let _ = watched
+                    .outbox
+                    .send(Answer {
+                        id: watched.id,
+                        last,
+                        reply,
+                    })
+                    .await;
+            }
+            watch.add(&store, watched);
+        }
+        Err(error) => {
+            let reply = Reply::Failed(failure(&error));
+            let _ = watched
+                .outbox
+                .send(Answer {
+                    id: watched.id,
+                    last: true,
+                    reply,
+                })
+                .await;
+        }
+    }
+}
+
+fn failure(error: &CommitError) -> Failure {
+    commit_failure(error)
+}
+
+/// Puts an answer in the outbox from where nothing may wait. A client that takes none of its answers
+/// is cut off rather than waited for.
+fn tell(outbox: &Outbox, answer: Answer) {
+    if let Err(mpsc::error::TrySendError::Full(_)) = outbox.try_send(answer) {
+        tracing::warn!("a client does not take its answers: they are dropped");
+    }
+}
+
+impl From<Failure> for Reply {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Error> for Reply {
+    fn from(error: Error) -> Self {
+        Self::Failed(error.to_failure())
+    }
+}

@@ -1,0 +1,294 @@
+//! The node's side of the control socket: one thread, a task for each client.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use outlast_engine::format::{Envelope, Lsn};
+use outlast_engine::{Receipt, Store};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::client::short_path;
+use super::commits::{self, Outbox, Watch, Watched};
+use super::protocol::{self, Answer, Ask, Reply, Request, Stage};
+use super::reads;
+use crate::error::{Error, Result};
+use crate::node::Inner;
+
+/// Answers that wait for one client to take them, before its next request is read.
+const ANSWERS_MAX: usize = 65_536;
+
+/// The socket and its thread. Dropping it ends both; what clients asked for goes on.
+pub(crate) struct ControlServer {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    path: std::path::PathBuf,
+}
+
+impl ControlServer {
+    pub(crate) fn start(inner: &Arc<Inner>) -> Result<Self> {
+        let path = inner.dir.socket();
+        let making = |error| {
+            let what = format!("make the socket {}", path.display());
+            Error::from(outlast_engine::Error::io(what, error))
+        };
+        // The directory is locked, so a socket that is there belongs to nobody any more.
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(making(error)),
+            _ => {}
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(making)?;
+        let listener = {
+            let _inside = runtime.enter();
+            let (_directory, short) = short_path(&path).map_err(making)?;
+            UnixListener::bind(short).map_err(making)?
+        };
+        let private = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&path, private).map_err(making)?;
+        let watch = Arc::new(Watch::default());
+        let moved = watch.clone();
+        inner.store.on_change(move || moved.moved.notify_one());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (node, store) = (Arc::downgrade(inner), inner.store.clone());
+        let thread = std::thread::Builder::new()
+            .name("outlast-control".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    tokio::spawn(watch_commits(store, watch.clone()));
+                    tokio::select! {
+                        () = take_in(&listener, &node, &watch) => {}
+                        _ = stopped => {}
+                    }
+                });
+                // Requests under way on other threads end by themselves; nobody waits for them.
+                runtime.shutdown_background();
+            })
+            .map_err(making)?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+            path,
+        })
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread of the control socket panicked");
+        }
+        // Left behind by a crash it is removed at the next start; here it only misleads.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn watch_commits(store: Store, watch: Arc<Watch>) {
+    loop {
+        watch.moved.notified().await;
+        watch.look(&store);
+    }
+}
+
+async fn take_in(listener: &UnixListener, node: &Weak<Inner>, watch: &Arc<Watch>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match admit(&stream) {
+                Ok(()) => {
+                    tokio::spawn(serve(stream, node.clone(), watch.clone()));
+                }
+                Err(who) => tracing::warn!(uid = who, "a stranger was turned away at the socket"),
+            },
+            Err(error) => {
+                tracing::error!(%error, "the control socket takes nobody in");
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Only the user that the node runs as, and root, may speak to it.
+fn admit(stream: &UnixStream) -> std::result::Result<(), u32> {
+    let own = rustix::process::geteuid().as_raw();
+    match stream.peer_cred() {
+        Ok(peer) if peer.uid() == own || peer.uid() == 0 => Ok(()),
+        Ok(peer) => Err(peer.uid()),
+        Err(_) => Err(u32::MAX),
+    }
+}
+
+async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>) {
+    let (reader, writer) = stream.into_split();
+    let (outbox, answers) = mpsc::channel(ANSWERS_MAX);
+    tokio::spawn(write_answers(writer, answers));
+    if let Err(error) = read_requests(reader, &node, &watch, &outbox).await {
+        tracing::info!(%error, "a client of the control socket was cut off");
+    }
+}
+
+async fn write_answers(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Answer>) {
+    let mut bytes = Vec::new();
+    while let Some(first) = answers.recv().await {
+        bytes.clear();
+        let mut next = Some(first);
+        // Whatever waits goes out by one write.
+        while let Some(answer) = next {
+            match protocol::encode(&answer) {
+                Ok(encoded) => bytes.extend_from_slice(&encoded),
+                Err(error) => tracing::error!(%error, "an answer could not be written"),
+            }
+            next = if bytes.len() < 1 << 20 {
+                answers.try_recv().ok()
+            } else {
+                None
+            };
+        }
+        if writer.write_all(&bytes).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn read_requests(
+    mut reader: OwnedReadHalf,
+    node: &Weak<Inner>,
+    watch: &Arc<Watch>,
+    outbox: &Outbox,
+) -> io::Result<()> {
+    let mut buffer = bytes::BytesMut::with_capacity(64 << 10);
+    loop {
+        while buffer.len() >= Envelope::HEADER_LEN {
+            let len = protocol::announced_len(&buffer)?;
+            if buffer.len() < len {
+                break;
+            }
+            let message = buffer.split_to(len);
+            let request: Request = protocol::decode(&message)?;
+            let Some(node) = node.upgrade() else {
+                return Ok(());
+            };
+            handle(&node, request, watch, outbox).await;
+        }
+        if reader.read_buf(&mut buffer).await? == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn handle(node: &Arc<Inner>, request: Request, watch: &Arc<Watch>, outbox: &Outbox) {
+    let Request { id, ask } = request;
+    match ask {
+        Ask::Status => {
+            let reply = Reply::Status(Box::new(node.status()));
+            let _ = outbox
+                .send(Answer {
+                    id,
+                    last: true,
+                    reply,
+                })
+                .await;
+        }
+        Ask::Commit {
+            keyspace,
+            ops,
+            level,
+            trace,
+        } => {
+            let since = Instant::now();
+            let begun = commits::begin(&node.store, &keyspace, &ops);
+            let stages = stages(commits::stage_of(level), trace);
+            match begun {
+                Ok(future) => {
+                    // Filled in once the commit is in the log.
+                    let receipt = Receipt {
+                        epoch: outlast_engine::format::EpochId::NONE,
+                        lsn: Lsn::ZERO,
+                        commit: 0,
+                    };
+                    let outbox = outbox.clone();
+                    let watched = Watched {
+                        id,
+                        receipt,
+                        since,
+                        stages,
+                        outbox,
+                    };
+                    let (store, watch) = (node.store.clone(), watch.clone());
+                    tokio::spawn(commits::follow_up(store, watch, future, watched));
+                }
+                Err(error) => {
+                    let _ = outbox
+                        .send(Answer {
+                            id,
+                            last: true,
+                            reply: error.into(),
+                        })
+                        .await;
+                }
+            }
+        }
+        Ask::Promote(options) => {
+            let promote =
+                move |node: &Inner| node.promote(&options).map(|c| Reply::Promoted(Box::new(c)));
+            answer_by(node, id, outbox, promote);
+        }
+        Ask::ResumeAlone { reason } => answer_by(node, id, outbox, move |node| {
+            node.resume_alone(&reason)
+                .map(|epoch| Reply::Epoch(Box::new(epoch)))
+        }),
+        reading => {
+            let (store, outbox) = (node.store.clone(), outbox.clone());
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = reads::answer(&store, id, reading, &outbox) {
+                    let _ = outbox.blocking_send(Answer {
+                        id,
+                        last: true,
+                        reply: error.into(),
+                    });
+                }
+            });
+        }
+    }
+}
+
+/// Answers a request that changes the node, on a thread where it may block.
+fn answer_by(
+    node: &Arc<Inner>,
+    id: u64,
+    outbox: &Outbox,
+    act: impl FnOnce(&Inner) -> Result<Reply> + Send + 'static,
+) {
+    let (node, outbox) = (node.clone(), outbox.clone());
+    tokio::task::spawn_blocking(move || {
+        let reply = act(&node).unwrap_or_else(Into::into);
+        let _ = outbox.blocking_send(Answer {
+            id,
+            last: true,
+            reply,
+        });
+    });
+}
+
+fn stages(last: Stage, trace: bool) -> VecDeque<Stage> {
+    let all = [
+        Stage::Durable,
+        Stage::Received,
+        Stage::Replicated,
+        Stage::Applied,
+    ];
+    all.into_iter()
+        .filter(|stage| trace || *stage == last)
+        .collect()
+}

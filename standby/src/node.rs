@@ -1,0 +1,280 @@
+//! A running node: its role, its network, and the commands that change either.
+
+mod net;
+mod promote;
+mod state;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use outlast_engine::format::{EpochReason, EpochRecord};
+use outlast_engine::{Config, LogState, Store};
+use outlast_shipper::{Identity, NetThread, Peer, Peers};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+pub use self::promote::promote_offline;
+use self::state::{PeerView, lag_sampler};
+use crate::config::NodeConfig;
+use crate::control::protocol::FailureKind;
+use crate::control::server::ControlServer;
+use crate::dir::NodeDir;
+use crate::error::{Error, Result};
+use crate::follow::Follower;
+use crate::lag::LagClock;
+
+/// A node that runs: its store is open, its peer is dialled or awaited, its socket answers.
+///
+/// Dropping it closes the store cleanly and ends its threads.
+pub struct Node {
+    inner: Arc<Inner>,
+    /// Before the network, which its requests may use.
+    control: Option<ControlServer>,
+    net: Option<NetThread>,
+}
+
+/// What all parts of a node share.
+pub(crate) struct Inner {
+    pub(crate) dir: NodeDir,
+    pub(crate) config: NodeConfig,
+    pub(crate) store: Store,
+    identity: Identity,
+    peers: Peers,
+    peer: Option<Peer>,
+    /// The follower, while this node is a standby.
+    follower: Mutex<Option<Arc<Follower>>>,
+    /// Held while the role changes, so that two commands never change it at once.
+    changing_role: Mutex<()>,
+    /// Told when the store's positions or state move.
+    changed: Arc<Notify>,
+    /// Told when the session with the standby must end.
+    session_ends: Arc<Notify>,
+    /// Told when there may be somebody to dial.
+    dial: Notify,
+    peer_view: Mutex<PeerView>,
+    lag: Mutex<LagClock>,
+    listening: Mutex<Option<std::net::SocketAddr>>,
+    net: outlast_shipper::NetHandle,
+}
+
+impl Node {
+    /// Opens the node in `dir` and lets it run as what it last was.
+    ///
+    /// A primary that has a standby waits to hear from it before it acknowledges anything: it may
+    /// have been replaced while it was down.
+    ///
+    /// # Errors
+    /// When the directory holds no node, is in use, or cannot be used as it is; when its key, its
+    /// peers or its settings are not in order; when the address cannot be bound.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let dir = NodeDir::new(dir);
+        let config = NodeConfig::load(&dir)?;
+        let identity = Identity::load(&dir.key()).map_err(usage)?;
+        let peers = load_peers(&dir)?;
+        let peer = match &config.peer {
+            Some(name) => peers.iter().find(|peer| peer.name == *name).cloned(),
+            None => None,
+        };
+        let engine = Config {
+            write_mode: config.tuning.write_mode,
+            ..Config::default()
+        };
+        let store = Store::open(dir.root(), engine)?;
+        let net = NetThread::start("outlast-net", |panic| tracing::error!(%panic, "network"))
+            .map_err(|error| outlast_engine::Error::io("start the network's thread", error))?;
+        let changed = Arc::new(Notify::new());
+        let notify = changed.clone();
+        store.on_change(move || notify.notify_one());
+        let inner = Arc::new(Inner {
+            dir,
+            config,
+            store,
+            identity,
+            peers,
+            peer,
+            follower: Mutex::new(None),
+            changing_role: Mutex::new(()),
+            changed,
+            session_ends: Arc::new(Notify::new()),
+            dial: Notify::new(),
+            peer_view: Mutex::new(PeerView::default()),
+            lag: Mutex::new(LagClock::default()),
+            listening: Mutex::new(None),
+            net: net.handle(),
+        });
+        inner.take_up_role()?;
+        net::start(&inner)?;
+        net.handle()
+            .spawn("lag", lag_sampler(Arc::downgrade(&inner)));
+        let control = ControlServer::start(&inner)?;
+        Ok(Self {
+            inner,
+            control: Some(control),
+            net: Some(net),
+        })
+    }
+
+    /// The store: read it in any role, write to it while this node is the primary.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// How the node is.
+    #[must_use]
+    pub fn status(&self) -> crate::status::Status {
+        self.inner.status()
+    }
+
+    /// Promotes this node; see [`crate::certificate`]. Blocks until it is done.
+    ///
+    /// # Errors
+    /// When the epoch cannot be made durable; the node is then still a standby. A refusal is no
+    /// error but an outcome of the certificate.
+    pub fn promote(
+        &self,
+        options: &crate::certificate::PromoteOptions,
+    ) -> Result<crate::certificate::Certificate> {
+        self.inner.promote(options)
+    }
+
+    /// Lets a restarted primary go on without having heard from its standby. What only the standby
+    /// has is given up.
+    ///
+    /// # Errors
+    /// Refused unless this node is such a primary.
+    pub fn resume_alone(&self, reason: &str) -> Result<EpochRecord> {
+        self.inner.resume_alone(reason)
+    }
+
+    /// Closes the node: sessions end, the store is durable to its last byte.
+    ///
+    /// # Errors
+    /// When the last bytes cannot be made durable.
+    pub fn stop(mut self) -> Result<()> {
+        self.shut_down()
+    }
+
+    fn shut_down(&mut self) -> Result<()> {
+        drop(self.control.take());
+        self.inner.session_ends.notify_one();
+        *self.inner.follower.lock() = None;
+        let Some(net) = self.net.take() else {
+            return Ok(());
+        };
+        // The session's last words leave before the store closes under it.
+        net::stop(&self.inner);
+        drop(net);
+        self.inner.store.close()?;
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Err(error) = self.shut_down() {
+            tracing::error!(%error, "the node did not close cleanly");
+        }
+    }
+}
+
+impl Inner {
+    /// Becomes what the node last was.
+    fn take_up_role(self: &Arc<Self>) -> Result<()> {
+        let history = self.store.history();
+        let was_writer = match history.last() {
+            Some(epoch) => epoch.node == self.store.node(),
+            None => !self.store.follower_at_init(),
+        };
+        match self.store.state() {
+            LogState::Reading if !was_writer => self.follow(),
+            LogState::Reading if !self.store.has_peer() || !self.store.is_attached() => {
+                // Nobody can have been promoted in its place.
+                let first = history.last().is_none();
+                let reason = if first {
+                    EpochReason::Init
+                } else {
+                    EpochReason::Restart
+                };
+                self.store.begin_epoch(reason, "")?;
+                if first {
+                    self.note_policy()?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn follow(self: &Arc<Self>) -> Result<()> {
+        let hooks = Arc::new(net::Hooks::new(self));
+        let follower = Follower::start(&self.net, &self.store, self.protocol(), hooks)?;
+        *self.follower.lock() = Some(Arc::new(follower));
+        Ok(())
+    }
+
+    /// Begins the epoch that this restarted primary has waited for.
+    fn resume(&self, reason: EpochReason, note: &str) -> Result<EpochRecord> {
+        let _changing = self.changing_role.lock();
+        self.store.stop_following();
+        let epoch = self.store.begin_epoch(reason, note)?;
+        tracing::info!(
+            term = epoch.term,
+            start = epoch.start,
+            "this node takes writes again"
+        );
+        self.session_ends.notify_one();
+        self.dial.notify_one();
+        Ok(epoch)
+    }
+
+    pub(crate) fn resume_alone(&self, reason: &str) -> Result<EpochRecord> {
+        if reason.trim().is_empty() {
+            let error = Error::new(FailureKind::Usage, "no reason was given for the record");
+            return Err(error.hint("outlast resume-alone --reason '…'"));
+        }
+        if !self.is_waiting() {
+            let role = format!("{:?}", self.role()).to_lowercase();
+            return Err(Error::refused(format!(
+                "this node does not wait for its standby (it is: {role}); nothing was changed"
+            )));
+        }
+        self.resume(EpochReason::ResumeAlone, reason)
+    }
+
+    /// Whether this is a restarted primary that has not heard from its standby yet.
+    fn is_waiting(&self) -> bool {
+        self.follower.lock().is_none()
+            && matches!(self.store.state(), LogState::Reading | LogState::Following)
+    }
+
+    /// Writes down the policy that the cluster begins with.
+    fn note_policy(&self) -> Result<()> {
+        let members = self.peer.iter().map(|peer| peer.node).collect();
+        let note = "the policy that the cluster was made with".to_owned();
+        let record = outlast_engine::format::ProtectionRecord::unbounded(members, note);
+        self.store.append_protection(&record)?;
+        Ok(())
+    }
+
+    fn protocol(&self) -> outlast_proto::Config {
+        outlast_proto::Config {
+            window_bytes: self.config.tuning.window.as_u64(),
+            heartbeat_interval: self.config.tuning.heartbeat_interval,
+            silence_max: self.config.tuning.silence_max,
+            ..outlast_proto::Config::default()
+        }
+    }
+}
+
+fn load_peers(dir: &NodeDir) -> Result<Peers> {
+    match Peers::load(&dir.peers()) {
+        Ok(peers) => Ok(peers),
+        Err(_) if !dir.peers().exists() => Ok(Peers::default()),
+        Err(error) => Err(usage(error)),
+    }
+}
+
+fn usage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(FailureKind::Usage, error.to_string())
+}

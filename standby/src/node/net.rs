@@ -1,0 +1,356 @@
+//! The node's tasks on the network's thread: taking peers in, and dialling the standby.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use outlast_engine::TermMark;
+use outlast_engine::format::EpochReason;
+use outlast_proto::{
+    AckMark, CloseReason, ConflictKind, Hello, Local, Meeting, Message, Mode, Nonce, PrimaryFacts,
+    ReceiverEvent, Refuse, Role as MeetingRole, Sender, SenderEvent, Term, meet,
+};
+use outlast_shipper::drive::{ShipHooks, Shipment, Wire, WireEvent, boot_time, primary_view, ship};
+use outlast_shipper::{
+    Backoff, BackoffLimits, CloseCode, Endpoint, Link, LinkConfig, LinkHandle, Peer,
+};
+
+use super::Inner;
+use crate::error::{Error, Result};
+use crate::follow::{Command, FollowHooks, heard, identity, log_view};
+use crate::status::Role;
+
+/// How long a peer that connected may take to say who it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Binds the address and starts the tasks.
+pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
+    if inner.config.peer.is_none() {
+        return Ok(());
+    }
+    let silence_ms = super::state::as_ms(inner.config.tuning.silence_max);
+    let config = LinkConfig {
+        idle_timeout_ms: silence_ms,
+        keep_alive_ms: silence_ms / 3,
+        ..LinkConfig::default()
+    };
+    let (net, address) = (inner.net.clone(), inner.config.listen);
+    let (identity, peers) = (inner.identity.clone(), inner.peers.clone());
+    let starting = async move { Endpoint::start(&net, address, identity, peers, config).await };
+    let endpoint = inner
+        .net
+        .wait("start", starting)
+        .ok_or_else(|| Error::refused("the network's thread has ended"))??;
+    *inner.listening.lock() = Some(endpoint.local_address()?);
+    let endpoint = Arc::new(endpoint);
+    inner
+        .net
+        .spawn("take in", take_in(Arc::downgrade(inner), endpoint.clone()));
+    inner
+        .net
+        .spawn("dial", dial(Arc::downgrade(inner), endpoint));
+    Ok(())
+}
+
+/// Lets the last words of a session leave.
+pub(super) fn stop(inner: &Arc<Inner>) {
+    inner.peer_view.lock().stopping = true;
+    inner.dial.notify_one();
+    inner.session_ends.notify_one();
+}
+
+/// Takes peers in, whatever this node is: two primaries must be able to meet.
+async fn take_in(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
+    while let Some(arrival) = endpoint.accept().await {
+        let Some(inner) = inner.upgrade() else { return };
+        match arrival {
+            Ok(link) => {
+                let net = inner.net.clone();
+                net.spawn("greet", greet(inner, link));
+            }
+            Err(refused) => {
+                inner.peer_view.lock().refusals += 1;
+                tracing::warn!(%refused, "a connection was refused");
+            }
+        }
+    }
+}
+
+async fn greet(inner: Arc<Inner>, link: Link) {
+    let mut wire = Wire::new(link);
+    let hello = match tokio::time::timeout(HELLO_TIMEOUT, wire.event()).await {
+        Ok(WireEvent::Message(Message::Hello(hello))) => hello,
+        Ok(WireEvent::Ended(error)) => {
+            return tracing::info!(%error, "a peer left before it said who it is");
+        }
+        Ok(_) | Err(_) => {
+            return wire.close(CloseCode::BAD_MESSAGE, "a Hello was due").await;
+        }
+    };
+    let peer = wire.handle().peer().node;
+    let follower = inner.follower.lock().clone();
+    let meeting = match &follower {
+        Some(follower) => follower.meet(peer, &hello),
+        None => inner.meet(peer, &hello),
+    };
+    match (meeting, follower) {
+        (Meeting::Follow | Meeting::Conflict { .. }, Some(follower)) => {
+            let (wire, nonce) = (Box::new(wire), nonce());
+            follower.tell(Command::Meet {
+                wire,
+                nonce,
+                hello: Box::new(*hello),
+            });
+        }
+        (Meeting::Follow, None) => {
+            wire.close(CloseCode::DONE, "this node follows nobody")
+                .await;
+        }
+        (Meeting::Refuse(refuse), _) => decline(wire, refuse).await,
+        (Meeting::Fence { term, refuse }, _) => {
+            inner.fence(term);
+            decline(wire, refuse).await;
+        }
+        (Meeting::Conflict { kind, refuse }, None) => {
+            inner.halt(&kind, refuse.heard);
+            decline(wire, refuse).await;
+        }
+    }
+}
+
+async fn decline(mut wire: Wire, refuse: Refuse) {
+    tracing::info!(reason = ?refuse.reason, "a peer was declined");
+    if wire.push(&Message::Refuse(refuse)).is_ok() {
+        wire.close(CloseCode::DONE, "declined").await;
+    }
+}
+
+/// Dials the standby whenever this node is a primary, or waits to become one again; for ever.
+async fn dial(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
+    let mut backoff = Backoff::new(BackoffLimits::default(), fastrand::u64(..));
+    loop {
+        let Some(node) = inner.upgrade() else { return };
+        let Some((peer, address, mode)) = node.to_dial() else {
+            if node.peer_view.lock().stopping {
+                return;
+            }
+            // Woken when the role changes; looks anyway now and then.
+            let _ = tokio::time::timeout(Duration::from_secs(1), node.dial.notified()).await;
+            continue;
+        };
+        let began = Instant::now();
+        let wait = match endpoint.dial(address, peer.node).await {
+            Ok(link) => {
+                run_session(&node, link, &peer, mode).await;
+                backoff.after_link(began.elapsed())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the standby could not be reached");
+                node.peer_view.lock().last_close = Some(error.to_string());
+                backoff.after_failure()
+            }
+        };
+        drop(node);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
+    {
+        let mut view = node.peer_view.lock();
+        view.link = Some(link.handle.clone());
+        view.sessions += 1;
+    }
+    let view = node.store.log_view();
+    let facts = PrimaryFacts {
+        identity: identity(&node.store),
+        peer: peer.node,
+        heard: heard(&node.store),
+        log: log_view(view),
+        protection: None,
+        state: primary_view(&node.store).state,
+        remembered: node.peer_view.lock().remembered,
+    };
+    let sender = Sender::new(boot_time(), node.protocol(), facts, mode, nonce());
+    let hooks = Arc::new(Hooks::new(node));
+    let shipment = Shipment {
+        store: node.store.clone(),
+        changed: node.changed.clone(),
+        ended: node.session_ends.clone(),
+        hooks: hooks.clone(),
+    };
+    let reason = ship(link, sender, shipment).await;
+    let mut view = node.peer_view.lock();
+    view.attached = false;
+    view.link = None;
+    view.last_close = Some(reason.to_string());
+    drop(view);
+    match &reason {
+        CloseReason::Disconnected | CloseReason::Ended(_) | CloseReason::Bye(_) => {
+            tracing::info!(%reason, "the session with the standby is over");
+        }
+        reason if reason.is_alarm() => tracing::error!(%reason, "the session ended in alarm"),
+        reason => tracing::warn!(%reason, "the session with the standby is over"),
+    }
+}
+
+impl Inner {
+    /// Whom to dial now, and for what.
+    fn to_dial(&self) -> Option<(Peer, std::net::SocketAddr, Mode)> {
+        let peer = self.peer.clone()?;
+        let address = peer.address?;
+        if self.peer_view.lock().stopping {
+            return None;
+        }
+        let mode = match self.role() {
+            Role::Primary => Mode::Ship,
+            Role::WaitingForPeer => Mode::Contact,
+            _ => return None,
+        };
+        Some((peer, address, mode))
+    }
+
+    /// What to do about a Hello while this node follows nobody.
+    fn meet(&self, peer: outlast_engine::format::NodeId, hello: &Hello) -> Meeting {
+        let identity = identity(&self.store);
+        let role = match self.role() {
+            Role::Fenced { .. } => MeetingRole::Fenced,
+            Role::Conflict { .. } => MeetingRole::Conflict(ConflictKind::EqualTerms),
+            _ => MeetingRole::Primary,
+        };
+        let local = Local {
+            identity: &identity,
+            role,
+            heard: heard(&self.store),
+        };
+        meet(&self.protocol(), &local, peer, hello)
+    }
+
+    fn fence(&self, term: Term) {
+        let by = TermMark {
+            term: term.number,
+            opened_by: term.opened_by,
+        };
+        if let Err(error) = self.store.fence(by) {
+            // It cannot be noted durably, so this process must not go on acknowledging either.
+            tracing::error!(%error, "the fence could not be made durable: this node closes");
+            let _ = self.store.close();
+        }
+        self.session_ends.notify_one();
+    }
+
+    fn halt(&self, kind: &ConflictKind, heard: Term) {
+        let why = match kind {
+            ConflictKind::EqualTerms => {
+                format!("CONFLICT: two nodes opened term {}", heard.number)
+            }
+            other => format!("CONFLICT with the peer: {other:?}"),
+        };
+        if let Err(error) = self.store.halt(&why) {
+            tracing::error!(%error, "the conflict could not be made durable: this node closes");
+            let _ = self.store.close();
+        }
+        self.session_ends.notify_one();
+    }
+}
+
+/// What sessions tell the node.
+pub(super) struct Hooks {
+    inner: Weak<Inner>,
+}
+
+impl Hooks {
+    pub(super) fn new(inner: &Arc<Inner>) -> Self {
+        Self {
+            inner: Arc::downgrade(inner),
+        }
+    }
+
+    fn with(&self, act: impl FnOnce(&Arc<Inner>)) {
+        if let Some(inner) = self.inner.upgrade() {
+            act(&inner);
+        }
+    }
+}
+
+impl ShipHooks for Hooks {
+    fn fence(&self, term: Term) {
+        self.with(|inner| inner.fence(term));
+    }
+
+    fn conflict(&self, kind: &ConflictKind, heard: Term) {
+        self.with(|inner| inner.halt(kind, heard));
+    }
+
+    fn event(&self, event: &SenderEvent) {
+        self.with(|inner| {
+            let mut view = inner.peer_view.lock();
+            match event {
+                SenderEvent::Attached { name, resume, .. } => {
+                    view.attached = true;
+                    tracing::info!(standby = %name, %resume, "a standby is attached");
+                }
+                SenderEvent::Replicated(position) => {
+                    let epoch = inner.store.history().last().map(|epoch| epoch.id);
+                    view.remembered = epoch.map(|epoch| AckMark {
+                        epoch,
+                        durable: position.lsn,
+                    });
+                }
+                SenderEvent::Contact(at) => view.contact = Some(*at),
+                SenderEvent::ContactComplete { fetched, .. } => {
+                    drop(view);
+                    if !fetched.is_empty() {
+                        tracing::warn!(%fetched, "a lost tail was fetched back from the standby");
+                    }
+                    if let Err(error) = inner.resume(EpochReason::Restart, "") {
+                        tracing::error!(%error, "no epoch could begin after the contact");
+                    }
+                }
+                SenderEvent::AckedTailLost(range) => {
+                    tracing::error!(%range, "the standby lost what it had acknowledged");
+                }
+                SenderEvent::CutAsked { fork, standby_end } => {
+                    tracing::warn!(%fork, %standby_end, "the standby puts a forked tail aside");
+                }
+                _ => {}
+            }
+        });
+    }
+}
+
+impl FollowHooks for Hooks {
+    fn conflict(&self, kind: &ConflictKind, heard: Term) {
+        self.with(|inner| inner.halt(kind, heard));
+    }
+
+    fn event(&self, event: &ReceiverEvent) {
+        match event {
+            ReceiverEvent::Attached {
+                name, resume, term, ..
+            } => {
+                tracing::info!(primary = %name, %resume, %term, "attached to a primary");
+            }
+            ReceiverEvent::AckedTailLost(range) => {
+                tracing::error!(%range, "ACKED TAIL LOST: it must be sent again");
+            }
+            other => tracing::info!(event = ?other, "following"),
+        }
+    }
+
+    fn link(&self, link: Option<LinkHandle>, why: Option<String>) {
+        self.with(|inner| {
+            let mut view = inner.peer_view.lock();
+            if link.is_some() {
+                view.sessions += 1;
+            }
+            view.link = link;
+            view.last_close = why.or_else(|| view.last_close.take());
+        });
+    }
+}
+
+/// A nonce must never repeat, so it comes from the operating system and not from a seed.
+fn nonce() -> Nonce {
+    let [a, b, c, d, e, f, g, h, ..] = outlast_engine::format::EpochId::random().0;
+    Nonce([a, b, c, d, e, f, g, h])
+}

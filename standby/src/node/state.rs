@@ -1,0 +1,192 @@
+//! What a node says of itself.
+
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use outlast_engine::LogState;
+use outlast_proto::ReceiverPhase;
+use outlast_shipper::LinkHandle;
+use outlast_shipper::drive::boot_time;
+
+use super::Inner;
+use crate::status::{Lag, PeerStatus, Role, Status};
+
+/// How often the lag is sampled.
+const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+
+/// What is known of the other node.
+#[derive(Default)]
+pub(super) struct PeerView {
+    pub(super) link: Option<LinkHandle>,
+    pub(super) attached: bool,
+    pub(super) contact: Option<outlast_proto::MonoTime>,
+    pub(super) sessions: u64,
+    pub(super) last_close: Option<String>,
+    pub(super) refusals: u64,
+    /// What this primary remembers of its standby's acknowledgements in its own epoch.
+    pub(super) remembered: Option<outlast_proto::AckMark>,
+    pub(super) stopping: bool,
+}
+
+impl Inner {
+    pub(super) fn role(&self) -> Role {
+        match self.store.state() {
+            LogState::Writing => Role::Primary,
+            LogState::Fenced(by) => Role::Fenced { term: by.term },
+            LogState::Halted(what) => Role::Conflict { what },
+            LogState::Poisoned(reason) => Role::Poisoned { reason },
+            _ if self.follower.lock().is_some() => Role::Standby,
+            _ => Role::WaitingForPeer,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let role = self.role();
+        let positions = self.store.positions();
+        let peer = self.peer_status();
+        let lag = self.lag(&role);
+        let mut warnings = Vec::new();
+        if self.config.peer.is_some() && self.peer.is_none() {
+            warnings.push("the peer's key is not trusted yet".to_owned());
+        }
+        if let Some(peer) = &peer
+            && !peer.connected
+        {
+            warnings.push(format!("no session with {}", peer.name));
+        }
+        let recovered = self.store.recovered();
+        if recovered.torn_bytes > 0 {
+            let bytes = recovered.torn_bytes;
+            warnings.push(format!(
+                "a torn tail of {bytes} bytes was cut and kept aside at start"
+            ));
+        }
+        if let Some(lsn) = recovered.acked_tail_lost {
+            warnings.push(format!(
+                "ACKED TAIL LOST up to {lsn}: it must be sent again"
+            ));
+        }
+        Status {
+            schema: 1,
+            next: self.next_command(&role, peer.as_ref()),
+            cluster: self.store.cluster(),
+            node: self.store.node(),
+            node_name: self.store.node_name(),
+            policy: self.config.policy.unwrap_or_default().name().to_owned(),
+            epoch: self.store.history().last().cloned(),
+            listen: self.listening.lock().map(|address| address.to_string()),
+            pid: Some(std::process::id()),
+            role,
+            positions,
+            peer,
+            lag,
+            recovered,
+            warnings,
+        }
+    }
+
+    fn peer_status(&self) -> Option<PeerStatus> {
+        let peer = self.peer.as_ref()?;
+        let view = self.peer_view.lock();
+        let follower = self.follower.lock().clone();
+        let following = follower.as_ref().map(|follower| follower.status());
+        let told = following.as_ref().and_then(|status| status.told);
+        let contact = if following.is_some() {
+            told.map(|told| told.at)
+        } else {
+            view.contact
+        };
+        let contact_age = contact.map(|at| boot_time().since(at));
+        let connected = match &following {
+            Some(status) => status.phase == ReceiverPhase::Following,
+            None => view.attached,
+        };
+        let stats = view
+            .link
+            .as_ref()
+            .filter(|_| connected)
+            .map(LinkHandle::stats);
+        Some(PeerStatus {
+            node: peer.node,
+            name: peer.name.clone(),
+            address: peer.address.map(|address| address.to_string()),
+            connected,
+            contact_age_ms: contact_age.map(as_ms),
+            rtt_us: stats.map(|stats| u64::try_from(stats.rtt.as_micros()).unwrap_or(u64::MAX)),
+            primary_appended: told.map(|told| told.view.appended),
+            sessions: view.sessions,
+            last_close: view.last_close.clone(),
+        })
+    }
+
+    fn lag(&self, role: &Role) -> Option<Lag> {
+        let positions = self.store.positions();
+        let (ahead, behind, ms) = match role {
+            Role::Primary if self.peer.is_some() => {
+                let now = boot_time().as_duration();
+                let ms = as_ms(self.lag.lock().lag(now));
+                (positions.appended, positions.replicated, ms)
+            }
+            Role::Standby => {
+                let told = self.follower.lock().as_ref()?.status().told?;
+                (told.view.appended, positions.durable, 0)
+            }
+            _ => return None,
+        };
+        Some(Lag {
+            bytes: ahead.lsn.bytes_since(behind.lsn),
+            commits: ahead.commit.saturating_sub(behind.commit),
+            ms,
+        })
+    }
+
+    fn next_command(&self, role: &Role, peer: Option<&PeerStatus>) -> Option<String> {
+        match role {
+            Role::Primary | Role::Standby if self.config.peer.is_some() && peer.is_none() => Some(
+                "outlast pin trust '…' (the line that `outlast pin show` prints on the peer)"
+                    .to_owned(),
+            ),
+            Role::Primary => None,
+            Role::WaitingForPeer => Some(
+                "start the standby; if it is gone for good: outlast resume-alone --reason '…'"
+                    .to_owned(),
+            ),
+            Role::Standby if peer.is_some_and(|peer| !peer.connected) => {
+                Some("if the primary is lost: outlast promote --dry-run".to_owned())
+            }
+            Role::Standby => None,
+            Role::Fenced { .. } => {
+                Some("send writes to the new primary; this node stays readable".to_owned())
+            }
+            Role::Conflict { .. } => {
+                Some("keep both nodes' directories and decide which history stays".to_owned())
+            }
+            Role::Poisoned { .. } => Some("check the disk, then start the node again".to_owned()),
+        }
+    }
+}
+
+/// Samples the lag until the node is gone.
+pub(super) async fn lag_sampler(inner: Weak<Inner>) {
+    let mut ticks = tokio::time::interval(SAMPLE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else { return };
+        let positions = inner.store.positions();
+        let now = boot_time().as_duration();
+        inner
+            .lag
+            .lock()
+            .sample(now, positions.appended.lsn, positions.replicated.lsn);
+    }
+}
+
+pub(super) fn as_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How long something took, in milliseconds.
+pub(super) fn ms_since(start: Instant) -> u64 {
+    as_ms(start.elapsed())
+}

@@ -1,0 +1,55 @@
+//! `outlast serve`: running a node.
+
+use clap::Args;
+use outlast_standby::Node;
+use outlast_tools::exit::Exit;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::node::failed;
+
+/// Run the node as what it last was
+///
+/// SIGTERM and SIGINT close it cleanly. A primary that has a standby waits to hear from it before it
+/// acknowledges anything.
+#[derive(Debug, Args)]
+pub(crate) struct Serve {}
+
+impl Serve {
+    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        // The handlers first: a signal that arrives while the log is replayed closes cleanly too.
+        let (mut terminate, mut interrupt) = {
+            let _inside = runtime.enter();
+            (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+            )
+        };
+        let node = Node::start(&global.dir()?).map_err(failed)?;
+        let status = node.status();
+        let value = json!({ "schema": 1, "started": status });
+        global.output.event(&value, || {
+            let listen = status.listen.as_deref().unwrap_or("no peer");
+            format!(
+                "{} runs, {}, pid {}",
+                status.node_name,
+                listen,
+                std::process::id()
+            )
+        })?;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        tracing::info!("closing");
+        node.stop().map_err(failed)?;
+        Ok(Exit::Ok)
+    }
+}
