@@ -16,12 +16,6 @@ pub enum CloseReason {
     /// This node ended it in an orderly way, and said so.
     #[error("the session was ended here ({0:?})")]
     Ended(ByeReason),
-    /// The connection went away.
-    #[error("the connection is gone")]
-    Disconnected,
-    /// Another session of the same pair took its place.
-    #[error("a newer session took its place")]
-    Superseded,
     /// Nothing was heard for too long.
     #[error("the peer was silent for too long")]
     Silent,
@@ -101,8 +95,6 @@ impl CloseReason {
         match self {
             Self::Bye(_)
             | Self::Ended(_)
-            | Self::Disconnected
-            | Self::Superseded
             | Self::Silent
             | Self::Handshake(_)
             | Self::Refused(_)

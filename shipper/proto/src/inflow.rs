@@ -158,3 +158,6 @@ impl Inflow {
         Ok(header)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! The shipping protocol as pure state machines: no sockets, no clock, no files.
+#![doc = include_str!("../PROTOCOL.md")]
 
 mod close;
 mod codec;

@@ -50,8 +50,10 @@ pub enum Meeting {
     Follow,
     /// Send this and close the connection. A live session goes on.
     Refuse(Refuse),
-    /// Note the term durably, stop acknowledging and end every session; only then send the answer
-    /// and close the connection.
+    /// A higher term exists, and its writer is not followed. A primary notes it durably, stops
+    /// acknowledging and ends every session, and only then sends the answer and closes the
+    /// connection. A standby gives its [`Receiver`](crate::Receiver) the term as `HeardTerm`, sends
+    /// the answer and closes the connection.
     Fence {
         /// The higher term.
         term: Term,
@@ -81,8 +83,7 @@ pub fn meet(config: &Config, local: &Local<'_>, peer: NodeId, hello: &Hello) -> 
         // A stranger is told no term: it must not fence itself because of this cluster.
         return Meeting::Refuse(refuse(Term::NONE, reason));
     }
-    let own = Term::of(&hello.history);
-    let claimed = own.or_higher(hello.heard);
+    let claimed = Term::of(&hello.history).or_higher(hello.heard);
     let conflict = |kind| Meeting::Conflict {
         kind,
         refuse: refuse(local.heard, RefuseReason::Conflict(kind)),
@@ -93,17 +94,13 @@ pub fn meet(config: &Config, local: &Local<'_>, peer: NodeId, hello: &Hello) -> 
     if claimed.number < local.heard.number {
         return Meeting::Refuse(refuse(local.heard, RefuseReason::HigherTerm));
     }
-    let was_writer = matches!(local.role, Role::Primary | Role::Fenced);
-    if was_writer && claimed.number > local.heard.number {
-        let refuse = refuse(claimed, RefuseReason::Fenced);
-        return Meeting::Fence {
-            term: claimed,
-            refuse,
-        };
-    }
-    match declined(config, local, own, hello) {
-        Some(reason) => Meeting::Refuse(refuse(local.heard, reason)),
+    match declined(config, local, claimed, hello) {
         None => Meeting::Follow,
+        Some(reason) if claimed.number > local.heard.number => Meeting::Fence {
+            term: claimed,
+            refuse: refuse(claimed, reason),
+        },
+        Some(reason) => Meeting::Refuse(refuse(local.heard, reason)),
     }
 }
 
@@ -123,8 +120,14 @@ fn stranger(identity: &Identity, peer: NodeId, hello: &Hello) -> Option<RefuseRe
 }
 
 /// Why a dialler of no lower term than any known here is not followed.
-fn declined(config: &Config, local: &Local<'_>, own: Term, hello: &Hello) -> Option<RefuseReason> {
+fn declined(
+    config: &Config,
+    local: &Local<'_>,
+    claimed: Term,
+    hello: &Hello,
+) -> Option<RefuseReason> {
     match local.role {
+        Role::Primary if claimed.number > local.heard.number => return Some(RefuseReason::Fenced),
         Role::Primary => return Some(RefuseReason::NotTheWriter),
         Role::Fenced => return Some(RefuseReason::Fenced),
         Role::Withdrawn => return Some(RefuseReason::Withdrawn),
@@ -142,7 +145,7 @@ fn declined(config: &Config, local: &Local<'_>, own: Term, hello: &Hello) -> Opt
     if hello.segment_size != here_bytes {
         return Some(RefuseReason::SegmentSize { here_bytes });
     }
-    if hello.heard.number > own.number {
+    if claimed.number > Term::of(&hello.history).number {
         return Some(RefuseReason::DiallerFenced);
     }
     let writer = hello.history.last().map(|epoch| epoch.node);

@@ -162,6 +162,7 @@ impl Receiver {
             ReceiverInput::Hello { nonce, peer, hello } => {
                 return self.on_hello(nonce, peer, hello);
             }
+            ReceiverInput::HeardTerm(term) => return self.on_heard_term(term),
             ReceiverInput::Message(message) => return self.on_message(message),
             ReceiverInput::RunStart(header) => return self.on_run_start(&header),
             ReceiverInput::RunBytes(bytes) => return self.on_run_bytes(bytes),

@@ -160,6 +160,7 @@ impl Sender {
             SenderInput::Timeout => self.on_timeout(),
             SenderInput::Disconnected => {
                 self.phase = Phase::Over;
+                self.deadline = None;
                 Ok(())
             }
         };

@@ -1,6 +1,12 @@
 //! A peer that says anything at any time, with a valid key: both sides answer or close, and never
 //! panic; what is in the log is always what its primary wrote.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what cannot be fails the test"
+)]
+
 mod support;
 
 use std::time::Duration;
@@ -217,7 +223,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_that_a_peer_says_panics_or_reaches_the_log(

@@ -1,6 +1,12 @@
 //! A primary and a standby over a line that loses nothing but delays, cuts data anywhere and breaks,
 //! with crashes of both: whatever happens, in whatever order, the standby's log is the primary's.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what cannot be fails the test"
+)]
+
 mod support;
 
 use std::collections::VecDeque;
@@ -303,7 +309,7 @@ impl Pair {
 
     fn tell_view(&mut self) {
         let view = self.view();
-        self.to_sender(SenderInput::View(view));
+        self.feed_sender(SenderInput::View(view));
     }
 
     fn begin_epoch(&mut self) {
@@ -382,7 +388,7 @@ impl Pair {
         self.drain_sender();
     }
 
-    fn to_sender(&mut self, input: SenderInput) {
+    fn feed_sender(&mut self, input: SenderInput) {
         let now = self.p_now();
         if let Some(sender) = &mut self.sender {
             sender.handle(now, input);
@@ -456,7 +462,7 @@ impl Pair {
             Job::Flush => SenderInput::ControlFlushed,
             Job::ApplyTo(_) | Job::Quarantine(_) | Job::Note(_) => unreachable!(),
         };
-        self.to_sender(input);
+        self.feed_sender(input);
         Some(())
     }
 
@@ -473,7 +479,7 @@ impl Pair {
         self.drain_receiver();
     }
 
-    fn to_receiver(&mut self, input: ReceiverInput) {
+    fn feed_receiver(&mut self, input: ReceiverInput) {
         self.receiver.handle(MonoTime::new(self.now), input);
         self.drain_receiver();
     }
@@ -544,7 +550,7 @@ impl Pair {
             Job::Flush => ReceiverInput::ControlFlushed,
             Job::NoteAttached => unreachable!(),
         };
-        self.to_receiver(input);
+        self.feed_receiver(input);
         Some(())
     }
 
@@ -557,16 +563,16 @@ impl Pair {
                 let meeting = self.receiver.meet(PRIMARY, &hello);
                 assert!(matches!(meeting, Meeting::Follow), "{meeting:?}");
                 let (nonce, peer) = (self.listener, PRIMARY);
-                self.to_receiver(ReceiverInput::Hello { nonce, peer, hello });
+                self.feed_receiver(ReceiverInput::Hello { nonce, peer, hello });
             }
-            message => self.to_receiver(ReceiverInput::Message(message)),
+            message => self.feed_receiver(ReceiverInput::Message(message)),
         }
         Some(())
     }
 
     fn message_to_primary(&mut self) -> Option<()> {
         let bytes = self.p_inbox.messages.pop_front()?;
-        self.to_sender(SenderInput::Message(decode(&bytes).unwrap()));
+        self.feed_sender(SenderInput::Message(decode(&bytes).unwrap()));
         Some(())
     }
 
@@ -587,14 +593,14 @@ impl Pair {
         }
         if to_standby {
             if let Some(header) = header {
-                self.to_receiver(ReceiverInput::RunStart(header));
+                self.feed_receiver(ReceiverInput::RunStart(header));
             }
-            self.to_receiver(ReceiverInput::RunBytes(piece));
+            self.feed_receiver(ReceiverInput::RunBytes(piece));
         } else {
             if let Some(header) = header {
-                self.to_sender(SenderInput::RunStart(header));
+                self.feed_sender(SenderInput::RunStart(header));
             }
-            self.to_sender(SenderInput::RunBytes(piece));
+            self.feed_sender(SenderInput::RunBytes(piece));
         }
         true
     }
@@ -619,11 +625,11 @@ impl Pair {
         let now = self.p_now();
         let due = self.sender.as_ref().and_then(Sender::poll_timeout);
         if due.is_some_and(|due| due <= now) {
-            self.to_sender(SenderInput::Timeout);
+            self.feed_sender(SenderInput::Timeout);
         }
         let due = self.receiver.poll_timeout();
         if due.is_some_and(|due| due <= MonoTime::new(self.now)) {
-            self.to_receiver(ReceiverInput::Timeout);
+            self.feed_receiver(ReceiverInput::Timeout);
         }
     }
 }

@@ -29,6 +29,7 @@ impl Receiver {
         match meeting {
             Meeting::Follow => {}
             Meeting::Refuse(refuse) | Meeting::Fence { refuse, .. } => {
+                self.notes.hear_term(refuse.heard);
                 self.out
                     .push_back(ReceiverOutput::Send(Message::Refuse(refuse)));
                 return Err(CloseReason::Declined(refuse.reason));
@@ -45,6 +46,20 @@ impl Receiver {
         }
         self.session = Some(Session::new(self.now, nonce, hello));
         Ok(())
+    }
+
+    /// A standby follows only the highest term that it ever heard of, even if it cannot follow its
+    /// writer. The writer of the lower one is told, so that it fences itself.
+    pub(super) fn on_heard_term(&mut self, term: Term) -> Result<(), CloseReason> {
+        self.notes.hear_term(term);
+        let heard = self.notes.heard();
+        match &self.session {
+            Some(session) if session.term().number < heard.number => {
+                let reason = RefuseReason::HigherTerm;
+                self.end(reason, None, CloseReason::HigherTerm(heard))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Answers the Hello, now that the term is noted and the log durable.

@@ -13,7 +13,8 @@ use crate::session::{Nonce, RunHeader};
 #[derive(Clone, Debug)]
 pub enum ReceiverInput {
     /// A connection opened with this Hello, and [`Receiver::meet`](crate::Receiver::meet) said
-    /// `Follow`. Whatever connection was there before must be closed first; its session is over.
+    /// `Follow` or `Conflict`. Whatever connection was there before must be closed first; its
+    /// session is over.
     Hello {
         /// A fresh random nonce of this node.
         nonce: Nonce,
@@ -22,6 +23,9 @@ pub enum ReceiverInput {
         /// The message.
         hello: Box<Hello>,
     },
+    /// A higher term exists, as [`Meeting::Fence`](crate::Meeting::Fence) said of a dialler that is
+    /// not followed.
+    HeardTerm(Term),
     /// A further control message of the current connection, decoded, in the order of its stream.
     Message(Message),
     /// A run of data begins.
@@ -42,12 +46,12 @@ pub enum ReceiverInput {
     Noted,
     /// [`ReceiverOutput::Quarantine`] is done, durably: the log ends at the fork.
     Quarantined(Box<LogView>),
-    /// The answer to [`ReceiverOutput::Read`]: whole frames from `from` on. At least one if any is
-    /// there, at most `max_bytes` unless the first is longer.
+    /// The answer to [`ReceiverOutput::Read`]: whole frames from `from` on, at least one (the log is
+    /// known to hold it), at most `max_bytes` unless the first is longer.
     LogBytes {
         /// Where the bytes begin, as it was asked.
         from: Lsn,
-        /// The bytes; empty at the end of the log.
+        /// The bytes.
         bytes: Bytes,
     },
     /// The log could not be read or written. The receiver takes no session any more; reopen the

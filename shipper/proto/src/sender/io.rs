@@ -21,15 +21,15 @@ pub enum SenderInput {
     RunBytes(Bytes),
     /// The control stream took every message handed out so far.
     ControlFlushed,
-    /// The primary's positions, protection record or state moved. Give the newest ones only; those
-    /// between may be left out.
+    /// The primary's positions, protection record or state moved. All of it is read at one moment;
+    /// what came between two inputs may be left out, and an older view than the last is ignored.
     View(PrimaryView),
-    /// The answer to [`SenderOutput::Read`]: whole frames from `from` on. At least one if any is
-    /// there, at most `max_bytes` unless the first is longer.
+    /// The answer to [`SenderOutput::Read`]: whole frames from `from` on, at least one (the log was
+    /// said to hold it), at most `max_bytes` unless the first is longer.
     LogBytes {
         /// Where the bytes begin, as it was asked.
         from: Lsn,
-        /// The bytes; empty at the end of the log.
+        /// The bytes.
         bytes: Bytes,
     },
     /// The log could not be read or written.
@@ -76,7 +76,8 @@ pub enum SenderOutput {
         standby: NodeId,
     },
     /// Append frames of this node's own lost tail, fetched from its standby; then give
-    /// [`SenderInput::Appended`]. Only before the epoch begins.
+    /// [`SenderInput::Appended`]. Only before the epoch begins. Finish it even when the session ends
+    /// meanwhile, before the facts of the next one are read.
     Append(FrameRun),
     /// Fsync all that was handed out by `Append` before, then give [`SenderInput::Durable`]. One
     /// fsync may answer several.

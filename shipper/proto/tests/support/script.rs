@@ -268,6 +268,10 @@ fn input(world: &mut World, args: &mut Args<'_>) {
         ("p", "log-failed") => world.input_p(SenderInput::LogFailed),
         ("s", "withdraw") => world.input_s(ReceiverInput::Withdraw),
         ("s", "reinstate") => world.input_s(ReceiverInput::Reinstate),
+        ("s", "heard-term") => {
+            let heard = term(args.text("heard").expect("heard="));
+            world.input_s(ReceiverInput::HeardTerm(heard));
+        }
         ("s", "stop") => world.input_s(ReceiverInput::Stop),
         ("s", "log-failed") => world.input_s(ReceiverInput::LogFailed),
         other => panic!("no input {other:?}"),
