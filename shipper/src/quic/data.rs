@@ -109,8 +109,7 @@ impl DataSender {
     }
 
     async fn open(&mut self) -> Result<(), LinkError> {
-        // The one to be opened is under way too.
-        while self.unacknowledged.len() + 1 >= self.streams_max {
+        while self.unacknowledged.len() >= self.streams_max {
             let Some(oldest) = self.unacknowledged.front() else {
                 break;
             };

@@ -315,7 +315,10 @@ impl Core {
             body: bytes::Bytes::new(),
         };
         messages_out.send(&open).await?;
-
+        match messages_in.next().await? {
+            Some(message) if message.kind == KIND_OPEN => {}
+            _ => return Err(shared.fail(LinkError::MessagesCut)),
+        }
         Ok(Link::new(shared, messages_out, messages_in, &self.config))
     }
 
@@ -520,7 +523,7 @@ mod tests {
         let (report, reports) = std::sync::mpsc::channel();
         let net = NetThread::start("net-test", move |panic| drop(report.send(panic))).unwrap();
         let handle = net.handle();
-        let passed = net.handle().wait("test", async move {
+        let test = async move {
             let config = LinkConfig {
                 idle_timeout_ms: 200,
                 keep_alive_ms: 50,
@@ -561,8 +564,9 @@ mod tests {
                 kept.close(CloseCode::DONE, "lost");
                 while there.data_in.next().await.is_ok() {}
             }
-        });
-        assert_eq!(passed, Some(()));
+        };
+        let limited = async { timeout(Duration::from_secs(60), test).await.is_ok() };
+        assert_eq!(net.handle().wait("test", limited), Some(true));
         assert!(
             reports.try_iter().count() >= 2 * ROUNDS,
             "each in quinn and in the link"

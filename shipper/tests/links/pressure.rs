@@ -78,6 +78,38 @@ fn data_that_nobody_reads_is_bounded_and_delays_neither_messages_nor_the_link() 
     });
 }
 
+/// The transport takes no more data before some of it was acknowledged, and still takes messages.
+#[test]
+fn a_message_is_taken_at_once_while_as_much_data_as_may_be_is_under_way() {
+    let config = LinkConfig {
+        send_window_bytes: 2 * MIB,
+        ..quick()
+    };
+    run(|net| async move {
+        let (_left, _right, mut left, mut right) = linked(&net, &config).await;
+        left.data_out.push(Bytes::from(vec![7; 10 << 20]));
+        // Nothing is sent meanwhile: the transport's own tasks run on this thread, and this one does not
+        // let go of it.
+        tokio::select! {
+            biased;
+            done = left.data_out.flush() => panic!("10 MiB are under way: {done:?}"),
+            () = std::future::ready(()) => {}
+        }
+        assert_eq!(left.data_out.queued_bytes(), 8 << 20);
+        let message = Message {
+            kind: 1,
+            body: Bytes::from(vec![9; 200_000]),
+        };
+        left.messages_out.push(&message);
+        tokio::select! {
+            biased;
+            done = left.messages_out.flush() => done.unwrap(),
+            () = std::future::ready(()) => panic!("the message waits for data"),
+        }
+        assert_eq!(within(right.messages_in.next()).await, Ok(Some(message)));
+    });
+}
+
 /// The peer's process stands still: it acknowledges nothing, and says nothing.
 #[test]
 fn a_peer_that_stands_still_is_noticed() {

@@ -174,17 +174,48 @@ fn a_reader_that_lags_behind_very_small_pieces_gets_them_all() {
     });
 }
 
-/// Of three streams of data that wait to be sent, none is finished before a message that came later.
+/// Settings with which sending takes a while even where nothing slows it down.
+fn slow_start() -> LinkConfig {
+    LinkConfig {
+        initial_window_bytes: 4 << 10,
+        ..LinkConfig::default()
+    }
+}
+
+/// Of three streams of data that wait to be sent, none is finished before a message that came when the
+/// first had begun.
 #[test]
 fn a_message_overtakes_data_that_waits() {
     run(|net| async move {
-        let (_left, _right, mut left, mut right) = linked(&net, &LinkConfig::default()).await;
+        let (_left, _right, mut left, mut right) = linked(&net, &slow_start()).await;
         let before = right.handle.stats().received_bytes;
         left.data_out.send([text(5, 0, 3 << 20)]).await.unwrap();
+        let first = within(right.data_in.next()).await.unwrap();
+        assert!(first == text(5, 0, first.len()));
         left.messages_out.send(&message(2)).await.unwrap();
         assert_eq!(within(right.messages_in.next()).await, Ok(Some(message(2))));
         let arrived = right.handle.stats().received_bytes - before;
         assert!(arrived < 1 << 20, "{arrived} bytes arrived before it");
-        read_text(right.data_in, 5, 3 << 20).await;
+    });
+}
+
+/// What comes first is sent first, though all three streams wait.
+#[test]
+fn later_streams_do_not_slow_down_the_first() {
+    run(|net| async move {
+        let (_left, _right, mut left, mut right) = linked(&net, &slow_start()).await;
+        let before = right.handle.stats().received_bytes;
+        left.data_out.send([text(6, 0, 3 << 20)]).await.unwrap();
+        let mut at = 0;
+        while at < 1 << 20 {
+            let got = within(right.data_in.next()).await.unwrap();
+            assert!(got == text(6, at, got.len()), "at {at}");
+            at += got.len() as u64;
+        }
+        let arrived = right.handle.stats().received_bytes - before;
+        assert!(
+            arrived < 2 << 20,
+            "{arrived} bytes arrived for the first MiB"
+        );
     });
 }
