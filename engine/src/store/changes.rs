@@ -156,25 +156,27 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     #[test]
-    fn a_thread_never_misses_a_change_that_it_races_with() {
-        let changes = Arc::new(Changes::default());
-        let value = Arc::new(AtomicU64::new(0));
-        let writer = {
-            let (changes, value) = (changes.clone(), value.clone());
-            std::thread::spawn(move || {
-                for _ in 0..20_000 {
-                    value.fetch_add(1, Ordering::Release);
-                    changes.notify();
-                }
-            })
+    fn two_threads_that_wait_for_each_other_never_miss_a_change() {
+        const TURNS: u64 = 5_000;
+        let changes = Changes::default();
+        let turn = AtomicU64::new(0);
+        let play = |player: u64| {
+            for mine in (player..TURNS).step_by(2) {
+                let began = Instant::now();
+                let reached = || (turn.load(Ordering::Acquire) == mine).then_some(());
+                assert!(changes.wait(LONG, reached).is_some(), "missed turn {mine}");
+                assert!(
+                    began.elapsed() < LONG,
+                    "only the deadline ended the wait for {mine}"
+                );
+                turn.store(mine + 1, Ordering::Release);
+                changes.notify();
+            }
         };
-        let began = Instant::now();
-        for wanted in (1..=20_000).step_by(7) {
-            let reached = || Some(value.load(Ordering::Acquire)).filter(|value| *value >= wanted);
-            assert!(changes.wait(LONG, reached).is_some(), "missed {wanted}");
-        }
-        writer.join().unwrap();
-        assert!(began.elapsed() < LONG, "only the deadline woke it");
+        std::thread::scope(|scope| {
+            scope.spawn(|| play(0));
+            scope.spawn(|| play(1));
+        });
         assert_eq!(changes.waiting.load(Ordering::Relaxed), 0);
         assert_eq!(changes.wait(Duration::ZERO, || None::<()>), None);
     }

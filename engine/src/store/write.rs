@@ -36,6 +36,7 @@ impl Store {
         if let Some(keyspace) = catalogue.by_name(name) {
             return Ok(keyspace);
         }
+        let _creation = self.shared.creation.lock();
         // Another caller may have made it meanwhile.
         if let Some(keyspace) = catalogue.by_name(name) {
             return Ok(keyspace);

@@ -140,6 +140,21 @@ fn kind<T: std::fmt::Debug>(result: crate::Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 
+/// Handles may go to other threads, and futures onto a runtime with several.
+#[test]
+fn everything_may_cross_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>(_: &T) {}
+    shared::<(Store, Keyspace, Batch, Snapshot)>();
+    shared::<(crate::Range, crate::Keys, crate::Tail)>();
+    let (_fs, store) = writer();
+    let future = store.commit_async(Batch::new(), CommitOptions::default());
+    sent(&future);
+    let receipt = block_on(future).unwrap();
+    sent(&store.wait_applied_async(receipt));
+    sent(&store.tail(Lsn::ZERO).unwrap().next());
+}
+
 struct Unpark(Thread);
 
 impl Wake for Unpark {
