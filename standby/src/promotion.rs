@@ -28,6 +28,8 @@ pub(crate) struct Facts {
 pub(crate) enum Standing {
     Standby,
     Primary,
+    /// It follows, but no primary has ever sent it anything.
+    Empty,
     /// It cannot be promoted, for this reason.
     Barred(String),
 }
@@ -50,6 +52,14 @@ pub(crate) fn decide(facts: &Facts, options: &PromoteOptions) -> Decision {
                 why: why.clone(),
                 next,
             };
+        }
+        Standing::Empty => {
+            let why =
+                "this standby has never held anything of its primary's log: promoted, it would \
+                       begin another history"
+                    .to_owned();
+            let next = "outlast status".to_owned();
+            return Decision::Refuse { why, next };
         }
         Standing::Standby => {}
     }
@@ -268,6 +278,14 @@ mod tests {
             decide(&primary, &PromoteOptions::default()),
             Decision::AlreadyPrimary
         );
+        let empty = Facts {
+            standing: Standing::Empty,
+            ..facts()
+        };
+        assert!(matches!(
+            decide(&empty, &options()),
+            Decision::Refuse { .. }
+        ));
         let barred = Facts {
             standing: Standing::Barred("fenced".into()),
             ..facts()

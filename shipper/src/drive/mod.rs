@@ -7,5 +7,5 @@ mod wire;
 
 pub use boot_clock::boot_time;
 pub use reads::LogReads;
-pub use ship::{ShipHooks, Shipment, primary_view, ship, sleep_until};
+pub use ship::{Ended, ShipHooks, Shipment, primary_view, ship, sleep_until};
 pub use wire::{Wire, WireEvent};

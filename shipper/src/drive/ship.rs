@@ -1,6 +1,7 @@
 //! The primary's side of one session: binds a [`Sender`] to a link and to the store.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::boot_clock::boot_time;
 use super::reads::LogReads;
 use super::wire::{Wire, WireEvent};
 use crate::Link;
-use crate::error::CloseCode;
+use crate::error::{CloseCode, LinkError};
 
 /// What a session asks of the node around it. Called on the network's thread.
 pub trait ShipHooks: Send + Sync {
@@ -60,8 +61,26 @@ pub fn primary_view(store: &Store) -> PrimaryView {
     }
 }
 
+/// How a session ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// The protocol ended it.
+    Session(CloseReason),
+    /// The link under it went away.
+    Link(LinkError),
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Session(reason) => reason.fmt(f),
+            Self::Link(error) => error.fmt(f),
+        }
+    }
+}
+
 /// Runs one session to its end.
-pub async fn ship(link: Link, mut sender: Sender, shipment: Shipment) -> CloseReason {
+pub async fn ship(link: Link, mut sender: Sender, shipment: Shipment) -> Ended {
     let mut session = Session {
         wire: Wire::new(link),
         reads: LogReads::new(shipment.store.clone()),
@@ -71,13 +90,17 @@ pub async fn ship(link: Link, mut sender: Sender, shipment: Shipment) -> CloseRe
     };
     loop {
         while let Some(output) = sender.poll_output() {
-            if let Some(reason) = session.obey(output) {
+            if let Some(ended) = session.obey(output) {
+                let reason = match ended {
+                    Ended::Session(reason) => reason,
+                    link => return link,
+                };
                 let code = match reason {
                     CloseReason::Ended(_) => CloseCode::STOPPING,
                     _ => CloseCode::DONE,
                 };
                 session.wire.close(code, &reason.to_string()).await;
-                return reason;
+                return Ended::Session(reason);
             }
         }
         if let Some(answer) = session.answers.pop_front() {
@@ -95,9 +118,8 @@ pub async fn ship(link: Link, mut sender: Sender, shipment: Shipment) -> CloseRe
                 WireEvent::MessagesFlushed => SenderInput::ControlFlushed,
                 WireEvent::DataFlushed => continue,
                 WireEvent::Ended(error) => {
-                    tracing::info!(%error, "the link to the standby ended");
                     sender.handle(boot_time(), SenderInput::Disconnected);
-                    return CloseReason::Disconnected;
+                    return Ended::Link(error);
                 }
             },
             () = session.shipment.changed.notified() => {
@@ -121,13 +143,12 @@ struct Session {
 
 impl Session {
     /// Does what the protocol asks; answers with the reason once the session is over.
-    fn obey(&mut self, output: SenderOutput) -> Option<CloseReason> {
+    fn obey(&mut self, output: SenderOutput) -> Option<Ended> {
         let store = &self.shipment.store;
         match output {
             SenderOutput::Send(message) => {
                 if let Err(error) = self.wire.push(&message) {
-                    tracing::error!(%error, "a message could not be sent");
-                    return Some(CloseReason::Disconnected);
+                    return Some(Ended::Link(error));
                 }
             }
             SenderOutput::Data(header, bytes) => self.wire.push_data(&header, bytes),
@@ -160,7 +181,7 @@ impl Session {
                 self.learn(&event);
                 self.shipment.hooks.event(&event);
             }
-            SenderOutput::Close(reason) => return Some(reason),
+            SenderOutput::Close(reason) => return Some(Ended::Session(reason)),
         }
         None
     }

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use outlast_engine::TermMark;
 use outlast_engine::format::EpochReason;
 use outlast_proto::{
-    AckMark, CloseReason, ConflictKind, Hello, Local, Meeting, Message, Mode, Nonce, PrimaryFacts,
+    AckMark, ConflictKind, Hello, Local, Meeting, Message, Mode, Nonce, PrimaryFacts,
     ReceiverEvent, Refuse, Role as MeetingRole, Sender, SenderEvent, Term, meet,
 };
-use outlast_shipper::drive::{ShipHooks, Shipment, Wire, WireEvent, boot_time, primary_view, ship};
+use outlast_shipper::drive::{
+    Ended, ShipHooks, Shipment, Wire, WireEvent, boot_time, primary_view, ship,
+};
 use outlast_shipper::{
     Backoff, BackoffLimits, CloseCode, Endpoint, Link, LinkConfig, LinkHandle, Peer,
 };
@@ -178,18 +180,17 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
         ended: node.session_ends.clone(),
         hooks: hooks.clone(),
     };
-    let reason = ship(link, sender, shipment).await;
+    let ended = ship(link, sender, shipment).await;
     let mut view = node.peer_view.lock();
     view.attached = false;
     view.link = None;
-    view.last_close = Some(reason.to_string());
+    view.last_close = Some(ended.to_string());
     drop(view);
-    match &reason {
-        CloseReason::Disconnected | CloseReason::Ended(_) | CloseReason::Bye(_) => {
-            tracing::info!(%reason, "the session with the standby is over");
+    match &ended {
+        Ended::Session(reason) if reason.is_alarm() => {
+            tracing::error!(%reason, "the session with the standby ended in alarm");
         }
-        reason if reason.is_alarm() => tracing::error!(%reason, "the session ended in alarm"),
-        reason => tracing::warn!(%reason, "the session with the standby is over"),
+        ended => tracing::info!(%ended, "the session with the standby is over"),
     }
 }
 

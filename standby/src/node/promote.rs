@@ -75,7 +75,7 @@ impl Inner {
         let follower = self.follower.lock().clone();
         let standing = match (self.role(), &follower) {
             (Role::Primary, _) => Standing::Primary,
-            (Role::Standby, Some(_)) => Standing::Standby,
+            (Role::Standby, Some(_)) => standby(&self.store),
             (Role::WaitingForPeer, _) => Standing::Barred(
                 "this node was the primary and waits to hear from its standby".to_owned(),
             ),
@@ -153,7 +153,7 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     };
     let standing = match store.state() {
         LogState::Reading if was_writer => Standing::Primary,
-        LogState::Reading => Standing::Standby,
+        LogState::Reading => standby(&store),
         LogState::Fenced(by) => Standing::Barred(format!(
             "this node is fenced: term {} exists elsewhere",
             by.term
@@ -187,6 +187,14 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     }
     store.close()?;
     Ok(certificate)
+}
+
+fn standby(store: &Store) -> Standing {
+    if store.history().last().is_some() {
+        Standing::Standby
+    } else {
+        Standing::Empty
+    }
 }
 
 fn positions(store: &Store) -> StandbyPositions {
