@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use outlast_engine::format::{Envelope, EnvelopeFault};
 
 /// The longest body of a message in bytes. Log data does not travel in messages.
-pub const MESSAGE_BYTES_MAX: u32 = 256 << 10;
+pub const MESSAGE_BYTES_MAX: u32 = 8 << 20;
 
 /// Version of the envelopes of messages and of data streams.
 pub const LINK_VERSION: u16 = 1;

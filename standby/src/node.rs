@@ -39,8 +39,8 @@ pub(crate) struct Inner {
     pub(crate) config: NodeConfig,
     pub(crate) store: Store,
     identity: Identity,
-    peers: Peers,
-    peer: Option<Peer>,
+    /// Whom this node trusts, as the file last said.
+    peers: Mutex<Peers>,
     /// The follower, while this node is a standby.
     follower: Mutex<Option<Arc<Follower>>>,
     /// Held while the role changes, so that two commands never change it at once.
@@ -71,10 +71,6 @@ impl Node {
         let config = NodeConfig::load(&dir)?;
         let identity = Identity::load(&dir.key()).map_err(usage)?;
         let peers = load_peers(&dir)?;
-        let peer = match &config.peer {
-            Some(name) => peers.iter().find(|peer| peer.name == *name).cloned(),
-            None => None,
-        };
         let engine = Config {
             write_mode: config.tuning.write_mode,
             ..Config::default()
@@ -90,8 +86,7 @@ impl Node {
             config,
             store,
             identity,
-            peers,
-            peer,
+            peers: Mutex::new(peers),
             follower: Mutex::new(None),
             changing_role: Mutex::new(()),
             changed,
@@ -248,9 +243,15 @@ impl Inner {
             && matches!(self.store.state(), LogState::Reading | LogState::Following)
     }
 
+    /// The other node of the pair, once its key is trusted.
+    fn peer(&self) -> Option<Peer> {
+        let name = self.config.peer.as_ref()?;
+        self.peers.lock().by_name(name).next().cloned()
+    }
+
     /// Writes down the policy that the cluster begins with.
     fn note_policy(&self) -> Result<()> {
-        let members = self.peer.iter().map(|peer| peer.node).collect();
+        let members = self.peer().iter().map(|peer| peer.node).collect();
         let note = "the policy that the cluster was made with".to_owned();
         let record = outlast_engine::format::ProtectionRecord::unbounded(members, note);
         self.store.append_protection(&record)?;

@@ -1,4 +1,5 @@
 //! Two nodes in one process, over real QUIC on loopback.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::net::UdpSocket;
 use std::path::Path;
@@ -243,6 +244,24 @@ fn resuming_alone_leaves_the_standbys_tail_to_be_put_aside() {
     assert_eq!(a.status().role, Role::Primary);
     put(&a, "two", Level::Local).unwrap();
     let b = pair.start("b");
+    put(&a, "three", Level::Applied).unwrap();
+    assert_eq!(keys(&b), ["one", "three", "two"]);
+}
+
+#[test]
+fn a_peer_that_is_no_longer_trusted_is_cut_off_while_the_node_runs() {
+    let pair = Pair::new();
+    let (a, b) = (pair.start("a"), pair.start("b"));
+    put(&a, "one", Level::Applied).unwrap();
+    let path = NodeDir::new(pair.path("b")).peers();
+    let trusted = Peers::load(&path).unwrap();
+    Peers::default().save(&path).unwrap();
+    until("the session ends", || {
+        !a.status().peer.unwrap().connected && b.status().peer.is_none()
+    });
+    put(&a, "two", Level::Local).unwrap();
+    assert_eq!(keys(&b), ["one"]);
+    trusted.save(&path).unwrap();
     put(&a, "three", Level::Applied).unwrap();
     assert_eq!(keys(&b), ["one", "three", "two"]);
 }

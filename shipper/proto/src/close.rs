@@ -31,7 +31,7 @@ pub enum CloseReason {
     /// A higher term exists; this node fences itself.
     #[error("the peer knows term {0}, which is higher")]
     HigherTerm(Term),
-    /// Neither side may give way by itself: an operator must choose with `outlast resolve`.
+    /// Neither side may give way by itself: an operator must choose which history stays.
     #[error("conflict with the peer: {0:?}")]
     Conflict(ConflictKind),
     /// A message or data that has no place at this point of the session.

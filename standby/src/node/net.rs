@@ -24,6 +24,9 @@ use crate::status::Role;
 /// How long a peer that connected may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often the file of trusted peers is looked at.
+const LOOK_AT_PEERS_EVERY: Duration = Duration::from_secs(1);
+
 /// Binds the address and starts the tasks.
 pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
     if inner.config.peer.is_none() {
@@ -36,7 +39,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
         ..LinkConfig::default()
     };
     let (net, address) = (inner.net.clone(), inner.config.listen);
-    let (identity, peers) = (inner.identity.clone(), inner.peers.clone());
+    let (identity, peers) = (inner.identity.clone(), inner.peers.lock().clone());
     let starting = async move { Endpoint::start(&net, address, identity, peers, config).await };
     let endpoint = inner
         .net
@@ -49,7 +52,10 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
         .spawn("take in", take_in(Arc::downgrade(inner), endpoint.clone()));
     inner
         .net
-        .spawn("dial", dial(Arc::downgrade(inner), endpoint));
+        .spawn("dial", dial(Arc::downgrade(inner), endpoint.clone()));
+    inner
+        .net
+        .spawn("peers", watch_peers(Arc::downgrade(inner), endpoint));
     Ok(())
 }
 
@@ -58,6 +64,31 @@ pub(super) fn stop(inner: &Arc<Inner>) {
     inner.peer_view.lock().stopping = true;
     inner.dial.notify_one();
     inner.session_ends.notify_one();
+}
+
+/// Takes up what the file of trusted peers says, without a restart: a peer that is trusted now may
+/// connect, and the session of one that no longer is ends.
+async fn watch_peers(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
+    let mut ticks = tokio::time::interval(LOOK_AT_PEERS_EVERY);
+    loop {
+        ticks.tick().await;
+        let Some(inner) = inner.upgrade() else {
+            return;
+        };
+        match super::load_peers(&inner.dir) {
+            Ok(peers) if peers == *inner.peers.lock() => {}
+            Ok(peers) => match endpoint.set_peers(peers.clone()) {
+                Ok(()) => {
+                    tracing::info!("the trusted peers have changed");
+                    *inner.peers.lock() = peers;
+                    inner.dial.notify_one();
+                }
+                Err(error) => tracing::error!(%error, "the new peers cannot be used"),
+            },
+            // What was trusted before stays: a file that is half edited cuts nobody off.
+            Err(error) => tracing::error!(%error, "the peers cannot be read"),
+        }
+    }
 }
 
 /// Takes peers in, whatever this node is: two primaries must be able to meet.
@@ -197,7 +228,7 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
 impl Inner {
     /// Whom to dial now, and for what.
     fn to_dial(&self) -> Option<(Peer, std::net::SocketAddr, Mode)> {
-        let peer = self.peer.clone()?;
+        let peer = self.peer()?;
         let address = peer.address?;
         if self.peer_view.lock().stopping {
             return None;

@@ -46,7 +46,7 @@ impl Inner {
         let peer = self.peer_status();
         let lag = self.lag(&role);
         let mut warnings = Vec::new();
-        if self.config.peer.is_some() && self.peer.is_none() {
+        if self.config.peer.is_some() && peer.is_none() {
             warnings.push("the peer's key is not trusted yet".to_owned());
         }
         if let Some(peer) = &peer
@@ -86,7 +86,7 @@ impl Inner {
     }
 
     fn peer_status(&self) -> Option<PeerStatus> {
-        let peer = self.peer.as_ref()?;
+        let peer = self.peer()?;
         let view = self.peer_view.lock();
         let follower = self.follower.lock().clone();
         let following = follower.as_ref().map(|follower| follower.status());
@@ -122,7 +122,7 @@ impl Inner {
     fn lag(&self, role: &Role) -> Option<Lag> {
         let positions = self.store.positions();
         let (ahead, behind, ms) = match role {
-            Role::Primary if self.peer.is_some() => {
+            Role::Primary if self.config.peer.is_some() => {
                 let now = boot_time().as_duration();
                 let ms = as_ms(self.lag.lock().lag(now));
                 (positions.appended, positions.replicated, ms)

@@ -109,7 +109,7 @@ impl Trust {
             .result(&json!({ "schema": 1, "trusted": peer }), || {
                 let mut text = format!("{} is trusted now", peer.name);
                 if running {
-                    text += "; the running node takes it up when it is started again";
+                    text += "; the running node takes it up within a second";
                 }
                 text
             })
