@@ -141,6 +141,13 @@ mod tests {
                 Relation::UnknownEpoch(at(100, 1)),
             ),
             (
+                &history(&[(1, 1, 0), (5, 1, 150)]),
+                250,
+                &restarted,
+                150,
+                Relation::UnknownEpoch(at(100, 1)),
+            ),
+            (
                 &history(&[(1, 1, 0), (5, 1, 120)]),
                 250,
                 &restarted,

@@ -107,9 +107,9 @@ pub enum ReceiverOutput {
         /// The newest protection record ever heard of.
         protection: Option<ProtectionPoint>,
     },
-    /// Put everything from here on into quarantine, durably, and cut the log; then give
-    /// [`ReceiverInput::Quarantined`]. It is proven not to be in the primary's history, and nobody
-    /// saw it.
+    /// Put everything from here on into quarantine, durably, set the durable mark back to here, and
+    /// cut the log; then give [`ReceiverInput::Quarantined`]. The tail is proven not to be in the
+    /// primary's history, and nobody saw it.
     Quarantine {
         /// The fork.
         from: Lsn,

@@ -104,7 +104,8 @@ impl LocalLog {
         self.applied.lsn.max(self.visible_told)
     }
 
-    /// A primary's history is known: what this node promised to hold in it and does not.
+    /// A primary's history is known, and tells better than this node's own what was promised in it.
+    /// Answers with what was promised and is not held, if that is news.
     pub(super) fn compare_promises(&mut self, hello: &Hello) -> Option<LsnRange> {
         let promised = [self.acked, hello.remembered]
             .into_iter()
@@ -114,12 +115,9 @@ impl LocalLog {
                 Some(mark.durable.min(left))
             })
             .max()?;
-        let lost = self.lost_up_to(promised)?;
-        let news = self.tail_lost.is_none_or(|known| known.end < lost.end);
-        if news {
-            self.tail_lost = Some(lost);
-        }
-        news.then_some(lost)
+        let lost = self.lost_up_to(promised);
+        let known = std::mem::replace(&mut self.tail_lost, lost);
+        lost.filter(|_| lost != known)
     }
 
     /// The primary's history goes on from this log's end. What was told of positions above it was

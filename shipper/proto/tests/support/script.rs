@@ -28,8 +28,8 @@
 use outlast_engine::format::{Lsn, LsnRange};
 use outlast_proto::{
     Ack, AckMark, Binding, ByeReason, Config, ConflictKind, Features, Heartbeat, Identity, Local,
-    Message, Mode, Nonce, PrimaryState, PrimaryView, ProtectionPoint, ReceiverInput, Role,
-    RunHeader, SenderInput, Stamp, Term, Versions, meet,
+    Message, Mode, Nonce, PrimaryState, PrimaryView, ProtectionPoint, ReceiverInput, Refuse,
+    RefuseReason, Role, RunHeader, SenderInput, Stamp, Term, Versions, meet,
 };
 
 use super::args::{self, Args};
@@ -264,6 +264,7 @@ fn alter_hello(world: &mut World, args: &mut Args<'_>) {
 fn input(world: &mut World, args: &mut Args<'_>) {
     match (args.need(), args.need()) {
         ("p", "epoch-begins") => world.input_p(SenderInput::EpochBegins),
+        ("p", "old-view") => world.input_p(SenderInput::View(PrimaryView::default())),
         ("p", "stop") => world.input_p(SenderInput::Stop),
         ("p", "log-failed") => world.input_p(SenderInput::LogFailed),
         ("s", "withdraw") => world.input_s(ReceiverInput::Withdraw),
@@ -294,6 +295,12 @@ fn forge(world: &mut World, args: &mut Args<'_>) {
     let to = what;
     let view = world.view();
     let message = match args.need() {
+        "refuse" => Message::Refuse(Refuse {
+            dialler: binding.session.dialler,
+            heard: term(args.text("heard").expect("heard=")),
+            node: args::node("s"),
+            reason: RefuseReason::HigherTerm,
+        }),
         "ack" => Message::Ack(Ack {
             binding,
             received: args.position("received").unwrap_or(resume),
@@ -364,7 +371,7 @@ fn forge_unattached(world: &mut World, args: &mut Args<'_>) {
 fn other_binding(mut binding: Binding, args: &mut Args<'_>) -> Binding {
     binding.epoch = args.epoch("epoch").unwrap_or(binding.epoch);
     if args.text("session") == Some("other") {
-        binding.session.listener = Nonce([b'x'; 8]);
+        binding.session.dialler = Nonce([b'x'; 8]);
     }
     binding
 }
