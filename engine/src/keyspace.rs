@@ -106,6 +106,12 @@ impl Catalogue {
         Self { tag, names }
     }
 
+    /// Becomes `fresh`, of the same store.
+    pub(crate) fn replace(&self, fresh: Self) {
+        assert_eq!(self.tag, fresh.tag, "the keyspaces of another store");
+        *self.names.write() = fresh.names.into_inner();
+    }
+
     pub(crate) const fn tag(&self) -> StoreTag {
         self.tag
     }

@@ -80,7 +80,7 @@ impl Snapshot {
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         let Shared { state, .. } = &*self.pin.shared;
         state.catalogue.tag().check(keyspace)?;
-        let version = state.index.get(keyspace.id(), key.as_ref(), self.pin.at);
+        let version = state.index().get(keyspace.id(), key.as_ref(), self.pin.at);
         Ok(version.is_some_and(|version| version.op == Op::Put))
     }
 
@@ -121,7 +121,7 @@ impl Snapshot {
     }
 
     fn scan(&self, keyspace: &Keyspace, lower: Bound<Bytes>, upper: Bound<Bytes>) -> Range {
-        let index = self.pin.shared.state.index.clone();
+        let index = self.pin.shared.state.index();
         let range = KeyRange {
             keyspace: keyspace.id(),
             lower,
@@ -153,7 +153,7 @@ impl Shared {
     /// The value of `key` at position `at`.
     pub(crate) fn get_at(&self, keyspace: &Keyspace, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
         self.state.catalogue.tag().check(keyspace)?;
-        let found = self.state.index.get(keyspace.id(), key, at);
+        let found = self.state.index().get(keyspace.id(), key, at);
         let Some(version) = found.filter(|version| version.op == Op::Put) else {
             return Ok(None);
         };

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::state::State;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{EpochReason, EpochRecord, Lsn};
+use crate::keyspace::StoreTag;
 use crate::log::{Log, LogCursor, LogState};
 
 /// Bytes that are read from the log at once.
@@ -61,6 +62,24 @@ impl Feed {
         Ok(log.visible())
     }
 
+    /// Cuts the log at `fork`, above what readers have seen, and keeps the rest aside. Where the state
+    /// holds some of what goes (a promotion applied it and then failed, or it could not be applied),
+    /// it is replayed without it.
+    pub(super) fn quarantine(&self, log: &Arc<Log>, state: &State, fork: Lsn) -> Result<String> {
+        let mut cursor = self.cursor.lock();
+        let ahead = state.end() > fork || state.check().is_err();
+        // Before the cut: a replay that fails then leaves everything as it was.
+        let replayed = ahead
+            .then(|| replay_visible(log, state.catalogue.tag()))
+            .transpose()?;
+        let aside = log.quarantine(fork)?;
+        if let Some((fresh, end)) = replayed {
+            state.replace(fresh);
+            *cursor = end;
+        }
+        Ok(aside)
+    }
+
     /// Applies all that is left, and makes the node a writer. Shown together with the new epoch.
     pub(super) fn begin_epoch(
         &self,
@@ -81,6 +100,14 @@ impl Feed {
         let raise_term = reason == EpochReason::Promotion;
         log.begin_epoch(reason, note, raise_term)
     }
+}
+
+/// A state that was replayed from the beginning up to what readers may see, and where it ends.
+fn replay_visible(log: &Arc<Log>, tag: StoreTag) -> Result<(State, LogCursor)> {
+    let fresh = State::new(tag);
+    let mut cursor = log.cursor(Lsn::ZERO)?;
+    catch_up(&mut cursor, &fresh, log.visible())?;
+    Ok((fresh, cursor))
 }
 
 fn catch_up(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<()> {

@@ -194,7 +194,7 @@ impl Store {
     /// How large its index is.
     #[must_use]
     pub fn index_size(&self) -> IndexSize {
-        let index = &self.shared.state.index;
+        let index = self.shared.state.index();
         IndexSize {
             versions: index.versions() as u64,
             memory_bytes: index.memory_bytes() as u64,

@@ -140,12 +140,14 @@ impl Store {
     /// that this node joins. Answers with the file that keeps the bytes.
     ///
     /// # Errors
-    /// `NotHeld` when no frame begins at `fork`, `NotWriter` when this node does not follow, `Io`.
+    /// `NotHeld` when no frame begins at `fork`, `NotWriter` when this node does not follow,
+    /// `Corrupt`, `Io`.
     ///
     /// # Panics
     /// When readers have seen what lies behind `fork`.
     pub fn quarantine(&self, fork: Lsn) -> Result<String> {
-        self.log().quarantine(fork)
+        let shared = &self.shared;
+        shared.feed.quarantine(&shared.log, &shared.state, fork)
     }
 
     /// Writes down, in the log, which policy holds from here on. Answers with the position behind it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Records};
@@ -18,7 +18,8 @@ use crate::log::FrameSink;
 /// the order of the log, without a gap.
 #[derive(Debug)]
 pub(crate) struct State {
-    pub(crate) index: Arc<Index>,
+    /// Replaced as a whole when the log is cut below `end`; never changed but by insertion otherwise.
+    index: RwLock<Arc<Index>>,
     pub(crate) catalogue: Catalogue,
     end: AtomicU64,
     /// Why no further frame can be applied.
@@ -28,16 +29,31 @@ pub(crate) struct State {
 impl State {
     pub(super) fn new(tag: StoreTag) -> Self {
         Self {
-            index: Arc::default(),
+            index: RwLock::default(),
             catalogue: Catalogue::new(tag),
             end: AtomicU64::new(0),
             fault: Mutex::new(None),
         }
     }
 
+    /// The versions of all keys. Who holds the answer reads on from it, whatever comes after.
+    pub(crate) fn index(&self) -> Arc<Index> {
+        self.index.read().clone()
+    }
+
     /// Up to where frames were applied.
     pub(super) fn end(&self) -> Lsn {
         Lsn(self.end.load(Ordering::Acquire))
+    }
+
+    /// Becomes `fresh`, which was replayed from the same log to a position that readers may see.
+    /// Below that position both say the same, so a reader notices nothing.
+    pub(super) fn replace(&self, fresh: Self) {
+        *self.index.write() = fresh.index.into_inner();
+        self.catalogue.replace(fresh.catalogue);
+        let end = fresh.end.into_inner();
+        self.end.store(end, Ordering::Release);
+        *self.fault.lock() = None;
     }
 
     /// # Errors
@@ -71,6 +87,7 @@ impl State {
         let payload = header.payload(frame);
         match header.kind {
             FrameKind::Batches => {
+                let index = self.index();
                 for placed in Records::new(payload, header.payload_lsn(), header.batches) {
                     let placed = placed.map_err(|fault| corrupt(header, &fault))?;
                     let record = placed.record;
@@ -80,7 +97,7 @@ impl State {
                             .unwrap_or_else(|_| panic!("a record of {} bytes", record.len)),
                         op: record.op,
                     };
-                    self.index.insert(record.keyspace, record.key, version);
+                    index.insert(record.keyspace, record.key, version);
                 }
                 Ok(())
             }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::format::{BatchBuf, Chain, FrameFields, FrameKind, KeyspaceRecord, Op};
-use crate::fs::{Fs, read_all};
+use crate::fs::{Crash, Fs, read_all};
 
 /// Writes enough for several segments: puts, overwrites, deletes, two keyspaces.
 fn write_some(primary: &Store, rounds: u32) {
@@ -147,6 +147,83 @@ fn a_keyspace_made_twice_stops_it_with_an_error_and_not_with_another_state() {
         kind(standby.begin_epoch(EpochReason::Promotion, "")),
         ErrorKind::Corrupt
     );
+}
+
+#[test]
+fn what_a_failed_promotion_applied_goes_with_the_tail_that_is_cut() {
+    let keyspace = |primary: &Store| drop(primary.keyspace("left").unwrap());
+    let batch = |primary: &Store| {
+        let users = primary.keyspace("users").unwrap();
+        put(primary, &users, "phantom", b"of the other history");
+    };
+    for tail in [&keyspace as &dyn Fn(&Store), &batch] {
+        let Pair {
+            primary_fs,
+            primary,
+            standby,
+            ..
+        } = pair();
+        write_some(&primary, 110);
+        ship_all(&primary, &standby);
+        let shown = standby.snapshot();
+        let range = shown.iter(&standby.find_keyspace("users").unwrap());
+        // Two histories part here.
+        let other = open(&primary_fs.crash(Crash::KeepAll));
+        tail(&primary);
+        let mut cursor = primary.log_cursor(standby.chain().lsn).unwrap();
+        ship(&mut cursor, &standby, 1 << 20).unwrap();
+        standby.sync().unwrap();
+        let too_long = "x".repeat(5_000);
+        let refused = standby.begin_epoch(EpochReason::Promotion, &too_long);
+        assert_eq!(kind(refused), ErrorKind::Limit);
+        assert_eq!(
+            standby.snapshot().lsn(),
+            shown.lsn(),
+            "it shows nothing of that"
+        );
+
+        let fork = other.begin_epoch(EpochReason::Restart, "").unwrap().fork;
+        standby.begin_following().unwrap();
+        standby.quarantine(fork).unwrap();
+        let right = other.keyspace("right").unwrap();
+        put(&other, &right, "a", b"1");
+        write_some(&other, 120);
+        ship_all(&other, &standby);
+        assert_eq!(kind(standby.find_keyspace("left")), ErrorKind::NoKeyspace);
+        let state = contents(&other, &other.snapshot());
+        assert_eq!(contents(&standby, &standby.snapshot()), state);
+        // What was read before goes on.
+        let users = other.find_keyspace("users").unwrap();
+        let theirs = other.snapshot_at(shown.lsn()).unwrap();
+        assert!(
+            range
+                .map(Result::unwrap)
+                .eq(theirs.iter(&users).map(Result::unwrap))
+        );
+    }
+}
+
+#[test]
+fn a_tail_that_cannot_be_applied_may_be_cut() {
+    let Pair {
+        primary, standby, ..
+    } = pair();
+    write_some(&primary, 2);
+    ship_all(&primary, &standby);
+    let end = standby.chain().lsn;
+    let record = KeyspaceRecord {
+        id: 1,
+        name: "again".to_owned(),
+    };
+    let run = crafted(&standby, FrameKind::Keyspace, 0, &record.encode());
+    standby.append_run(&run).unwrap();
+    standby.sync().unwrap();
+    assert_eq!(kind(standby.apply_to(run.range().end)), ErrorKind::Corrupt);
+    standby.quarantine(end).unwrap();
+    write_some(&primary, 120);
+    ship_all(&primary, &standby);
+    let state = contents(&primary, &primary.snapshot());
+    assert_eq!(contents(&standby, &standby.snapshot()), state);
 }
 
 #[test]
