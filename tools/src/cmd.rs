@@ -1,7 +1,9 @@
 //! The commands, one module each.
 
 mod bench;
+mod demo;
 mod init;
+mod load;
 mod pin;
 mod promote;
 mod read;
@@ -22,6 +24,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Pin(pin::Pin),
     Serve(serve::Serve),
+    Load(load::Load),
     Status(status::Status),
     Promote(promote::Promote),
     ResumeAlone(resume::ResumeAlone),
@@ -29,6 +32,7 @@ pub(crate) enum Command {
     Scan(read::Scan),
     Digest(read::Digest),
     Tail(read::Tail),
+    Demo(demo::Demo),
     Relay(Box<relay::Relay>),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -40,6 +44,7 @@ impl Command {
             Self::Init(init) => init.run(global),
             Self::Pin(pin) => pin.run(global),
             Self::Serve(serve) => serve.run(global),
+            Self::Load(load) => load.run(global),
             Self::Status(status) => status.run(global),
             Self::Promote(promote) => promote.run(global),
             Self::ResumeAlone(resume) => resume.run(global),
@@ -47,6 +52,7 @@ impl Command {
             Self::Scan(scan) => scan.run(global),
             Self::Digest(digest) => digest.run(global),
             Self::Tail(tail) => tail.run(global),
+            Self::Demo(demo) => demo.run(global),
             Self::Relay(relay) => relay.run(global),
             Self::Bench(bench) => bench.run(global),
         }

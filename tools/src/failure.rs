@@ -29,6 +29,11 @@ impl Failure {
         self
     }
 
+    /// The code that it ends the program with.
+    pub(crate) const fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Tells people, on stderr, and returns the exit code.
     pub(crate) fn report(&self) -> Exit {
         if self.exit != Exit::Ok {
