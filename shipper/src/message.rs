@@ -3,7 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use outlast_engine::format::{Envelope, EnvelopeFault};
 
-/// The longest body of a message in bytes. Log data does not travel in messages.
+/// The longest body of a message in bytes. Log data does not travel in messages, but the history of all
+/// epochs does.
 pub const MESSAGE_BYTES_MAX: u32 = 8 << 20;
 
 /// Version of the envelopes of messages and of data streams.

@@ -1,15 +1,17 @@
 //! A link as the protocol sees it: whole messages, and data with its run header taken off.
 
 use bytes::{Bytes, BytesMut};
-use outlast_proto::RUN_HEADER_LEN;
-use outlast_proto::{Message, RunHeader};
+use outlast_proto::{HANDSHAKE_LEN_MAX, HEADER_LEN, Message, RUN_HEADER_LEN, RunHeader};
 
 use crate::error::{CloseCode, LinkError};
-use crate::message::Message as LinkMessage;
+use crate::message::{MESSAGE_BYTES_MAX, Message as LinkMessage};
 use crate::{Link, LinkHandle};
 
 /// Kind of the link's messages that carry the protocol's.
 const KIND_PROTOCOL: u16 = 1;
+
+// The longest message of the protocol, envelope and all, fits in one of the link's.
+const _: () = assert!(HANDSHAKE_LEN_MAX as usize + HEADER_LEN <= MESSAGE_BYTES_MAX as usize);
 
 /// What happens on a link.
 #[derive(Debug)]

@@ -42,7 +42,7 @@ async fn read_text(mut data: DataReceiver, seed: u64, len: u64) -> DataReceiver 
 }
 
 fn message(i: usize) -> Message {
-    let len = [0, 1, 64, 1_000, 65_536, MESSAGE_BYTES_MAX as usize][i % 6];
+    let len = [0, 1, 64, 1_000, 65_536, 262_144][i % 6];
     Message {
         kind: u16::try_from(i % 1000 + 1).unwrap(),
         body: text(i as u64, 0, len),
@@ -70,6 +70,28 @@ fn messages_arrive_in_order_both_ways() {
             (link.handle, out, into)
         };
         tokio::join!(exchange(left), exchange(right));
+    });
+}
+
+#[test]
+fn the_longest_message_arrives_and_a_longer_one_is_not_made() {
+    run(|net| async move {
+        let (_left, _right, mut left, mut right) = linked(&net, &LinkConfig::default()).await;
+        let longest = Message {
+            kind: 1,
+            body: text(8, 0, MESSAGE_BYTES_MAX as usize),
+        };
+        let (sent, got) = tokio::join!(
+            left.messages_out.send(&longest),
+            within(right.messages_in.next())
+        );
+        assert_eq!((sent, got), (Ok(()), Ok(Some(longest))));
+        let longer = Message {
+            kind: 1,
+            body: Bytes::from(vec![0; MESSAGE_BYTES_MAX as usize + 1]),
+        };
+        let push = std::panic::AssertUnwindSafe(|| left.messages_out.push(&longer));
+        assert!(std::panic::catch_unwind(push).is_err());
     });
 }
 

@@ -481,7 +481,9 @@ fn a_connection_that_moves_to_another_address_is_not_followed() {
 fn messages_that_are_none_close_the_link() {
     let mut damaged = message(LINK_VERSION, 1, b"some body");
     damaged[20] ^= 1;
-    let over = message(LINK_VERSION, 1, &vec![0; MESSAGE_BYTES_MAX as usize + 1]);
+    // Its beginning is enough: nobody waits for a body that is too long.
+    let over = vec![0; MESSAGE_BYTES_MAX as usize + 1];
+    let over = message(LINK_VERSION, 1, &over)[..100].to_vec();
     let len_bytes = MESSAGE_BYTES_MAX + 1;
     let len_max_bytes = MESSAGE_BYTES_MAX;
     let cases = [
