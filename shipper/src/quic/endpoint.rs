@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use super::control::{MessageReader, MessageSender};
 use super::failure;
 use super::link::{self, Link};
 use super::runtime::SupervisedRuntime;
+use super::shield::Shield;
 use super::socket::{self, SocketBuffers};
 use super::tls::{self, Judge, Trust};
 use super::transport;
@@ -113,7 +115,7 @@ impl Endpoint {
         let (arrive, arrivals) = mpsc::channel(ARRIVALS_MAX);
         let core = Arc::new(Core {
             net: net.clone(),
-            quic,
+            quic: Shield::new(quic),
             identity: RwLock::new(identity),
             trust,
             transport,
@@ -136,7 +138,9 @@ impl Endpoint {
     /// # Errors
     /// When the system does not say.
     pub fn local_address(&self) -> Result<SocketAddr, LinkError> {
-        self.core.quic.local_addr().map_err(transport::unusable)
+        self.core
+            .touch(quinn::Endpoint::local_addr)?
+            .map_err(transport::unusable)
     }
 
     /// What the system granted of the socket buffers.
@@ -159,12 +163,9 @@ impl Endpoint {
         }
     }
 
-    /// The next link that a peer made, or the next attempt that was refused, for the log. May be dropped
-    /// at any time without losing anything.
-    ///
-    /// # Errors
-    /// An attempt that was refused, of which not all are told when there are many; there may be further
-    /// links behind it. None when the endpoint is closed.
+    /// The next link that a peer made, or the next attempt that was refused and was logged as such; none
+    /// once the endpoint is closed. Of very many refusals at a time not all are told. May be dropped at any
+    /// time without losing anything.
     pub async fn accept(&self) -> Option<Result<Link, Refused>> {
         self.arrivals.lock().await.recv().await
     }
@@ -174,7 +175,8 @@ impl Endpoint {
     pub fn set_listening(&self, listening: bool) {
         let server = listening.then(|| self.core.server.clone());
         self.core.listening.store(listening, Ordering::Relaxed);
-        self.core.quic.set_server_config(server);
+        // After a panic there is nothing left to listen.
+        let _ = self.core.touch(|quic| quic.set_server_config(server));
     }
 
     /// Whether peers can make links.
@@ -224,19 +226,15 @@ impl Endpoint {
         for shared in links.iter().filter_map(Live::shared) {
             shared.close(code, reason);
         }
-        self.core
-            .quic
-            .close(VarInt::from_u32(code.0), reason.as_bytes());
+        self.core.close(code, reason);
         let _ = timeout(CLOSE_TIMEOUT, self.core.quic.wait_idle()).await;
     }
 }
 
 impl Drop for Endpoint {
     fn drop(&mut self) {
-        let code = CloseCode::STOPPING;
         self.core
-            .quic
-            .close(VarInt::from_u32(code.0), b"the endpoint was let go");
+            .close(CloseCode::STOPPING, "the endpoint was let go");
     }
 }
 
@@ -261,7 +259,7 @@ fn refuse_own_key(identity: &Identity, peers: &Peers) -> Result<(), LinkError> {
 /// What the endpoint and its tasks have in common.
 struct Core {
     net: NetHandle,
-    quic: quinn::Endpoint,
+    quic: Shield<quinn::Endpoint>,
     identity: RwLock<Identity>,
     trust: Arc<Trust>,
     transport: Arc<TransportConfig>,
@@ -286,11 +284,23 @@ impl Live {
 }
 
 impl Core {
+    /// Does something to quinn's endpoint, from any thread, that must not panic even if one of quinn's
+    /// own tasks did.
+    fn touch<T>(&self, what: impl FnOnce(&quinn::Endpoint) -> T) -> Result<T, LinkError> {
+        let touched = catch_unwind(AssertUnwindSafe(|| what(&self.quic)));
+        touched.map_err(|_| transport::unusable("a task of it panicked: start it again"))
+    }
+
+    fn close(&self, code: CloseCode, reason: &str) {
+        // After a panic there is nothing left to close.
+        let _ = self.touch(|quic| quic.close(VarInt::from_u32(code.0), reason.as_bytes()));
+    }
+
     async fn dial(&self, address: SocketAddr, expected: NodeId) -> Result<Link, LinkError> {
         let judge = Judge::new(self.trust.clone(), Some(expected));
         let tls = tls::client(&self.identity.read(), judge.clone());
         let client = transport::client(self.transport.clone(), tls.map_err(transport::unusable)?)?;
-        let connecting = self.quic.connect_with(client, address, SERVER_NAME);
+        let connecting = self.touch(|quic| quic.connect_with(client, address, SERVER_NAME))?;
         let connected = connecting.map_err(transport::unusable)?.await;
         let connection = connected.map_err(|error| self.handshake_failure(error, &judge))?;
         let shared = self.admit(connection, &judge)?;
