@@ -84,7 +84,10 @@ fn messages_and_data_survive_a_bad_line() {
                 left.data_out.send([number(i)]).await.unwrap();
                 if i % 8 == 0 {
                     let body = number(i);
-                    left.messages_out.send(&Message { kind: 1, body }).await.unwrap();
+                    left.messages_out
+                        .send(&Message { kind: 1, body })
+                        .await
+                        .unwrap();
                 }
             }
         };

@@ -11,6 +11,7 @@ mod canary;
 mod floors;
 mod harness;
 mod lifetime;
+mod lossy;
 mod pressure;
 mod rogue;
 mod transfer;
