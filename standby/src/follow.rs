@@ -26,6 +26,8 @@ pub(crate) enum Command {
         nonce: Nonce,
         hello: Box<Hello>,
     },
+    /// A higher term exists whose writer cannot be followed.
+    HeardTerm(Term),
     /// Promotion begins: accept, echo and acknowledge nothing any more. Answered once everything
     /// that was received before is in the log.
     Withdraw(oneshot::Sender<()>),
@@ -177,6 +179,7 @@ impl Task {
                 self.session = Some(Session { wire: *wire, nonce });
                 self.give(ReceiverInput::Hello { nonce, peer, hello });
             }
+            Command::HeardTerm(term) => self.give(ReceiverInput::HeardTerm(term)),
             Command::Withdraw(barrier) => {
                 self.give(ReceiverInput::Withdraw);
                 self.obey_all().await;

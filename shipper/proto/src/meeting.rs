@@ -50,11 +50,18 @@ pub enum Meeting {
     Follow,
     /// Send this and close the connection. A live session goes on.
     Refuse(Refuse),
-    /// A higher term exists, and its writer is not followed. A primary notes it durably, stops
-    /// acknowledging and ends every session, and only then sends the answer and closes the
-    /// connection. A standby gives its [`Receiver`](crate::Receiver) the term as `HeardTerm`, sends
-    /// the answer and closes the connection.
+    /// For a node that was a writer: a higher term exists. Note it durably, stop acknowledging and
+    /// end every session; only then send the answer and close the connection.
     Fence {
+        /// The higher term.
+        term: Term,
+        /// The answer.
+        refuse: Refuse,
+    },
+    /// For a standby: a higher term exists, and its writer cannot be followed. Give the
+    /// [`Receiver`](crate::Receiver) the term as `HeardTerm`, send the answer and close the
+    /// connection.
+    Hear {
         /// The higher term.
         term: Term,
         /// The answer.
@@ -96,10 +103,14 @@ pub fn meet(config: &Config, local: &Local<'_>, peer: NodeId, hello: &Hello) -> 
     }
     match declined(config, local, claimed, hello) {
         None => Meeting::Follow,
-        Some(reason) if claimed.number > local.heard.number => Meeting::Fence {
-            term: claimed,
-            refuse: refuse(claimed, reason),
-        },
+        Some(reason) if claimed.number > local.heard.number => {
+            let (term, refuse) = (claimed, refuse(claimed, reason));
+            match local.role {
+                Role::Primary | Role::Fenced => Meeting::Fence { term, refuse },
+                Role::Standby | Role::Withdrawn | Role::Failed => Meeting::Hear { term, refuse },
+                Role::Conflict(_) => Meeting::Refuse(refuse),
+            }
+        }
         Some(reason) => Meeting::Refuse(refuse(local.heard, reason)),
     }
 }

@@ -192,15 +192,17 @@ impl Receiver {
                 return self.end(RefuseReason::LogFailed, None, CloseReason::OwnLogFailed);
             }
             ReceiverInput::Withdraw => {
-                assert_eq!(self.standing, Standing::Active, "only a follower withdraws");
-                self.standing = Standing::Withdrawn;
+                if self.standing == Standing::Active {
+                    self.standing = Standing::Withdrawn;
+                }
                 let bye = ByeReason::Withdrawn;
                 return self.end(RefuseReason::Withdrawn, Some(bye), CloseReason::Ended(bye));
             }
             ReceiverInput::Reinstate => {
-                assert_eq!(self.standing, Standing::Withdrawn, "it had not withdrawn");
-                self.standing = Standing::Active;
-                self.silent_since = self.now;
+                if self.standing == Standing::Withdrawn {
+                    self.standing = Standing::Active;
+                    self.silent_since = self.now;
+                }
             }
             ReceiverInput::Stop => {
                 let bye = ByeReason::Stopping;

@@ -139,6 +139,12 @@ async fn greet(inner: Arc<Inner>, link: Link) {
                 .await;
         }
         (Meeting::Refuse(refuse), _) => decline(wire, refuse).await,
+        (Meeting::Hear { term, refuse }, follower) => {
+            if let Some(follower) = follower {
+                follower.tell(Command::HeardTerm(term));
+            }
+            decline(wire, refuse).await;
+        }
         (Meeting::Fence { term, refuse }, _) => {
             inner.fence(term);
             decline(wire, refuse).await;

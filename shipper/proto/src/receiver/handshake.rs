@@ -28,7 +28,9 @@ impl Receiver {
         self.forget_session();
         match meeting {
             Meeting::Follow => {}
-            Meeting::Refuse(refuse) | Meeting::Fence { refuse, .. } => {
+            Meeting::Refuse(refuse)
+            | Meeting::Hear { refuse, .. }
+            | Meeting::Fence { refuse, .. } => {
                 self.notes.hear_term(refuse.heard);
                 self.out
                     .push_back(ReceiverOutput::Send(Message::Refuse(refuse)));

@@ -23,7 +23,7 @@ pub enum ReceiverInput {
         /// The message.
         hello: Box<Hello>,
     },
-    /// A higher term exists, as [`Meeting::Fence`](crate::Meeting::Fence) said of a dialler that is
+    /// A higher term exists, as [`Meeting::Hear`](crate::Meeting::Hear) said of a dialler that is
     /// not followed.
     HeardTerm(Term),
     /// A further control message of the current connection, decoded, in the order of its stream.
@@ -65,7 +65,8 @@ pub enum ReceiverInput {
     /// Promotion begins: from this call on, no byte is accepted and nothing is echoed or
     /// acknowledged, in this session or another.
     Withdraw,
-    /// The promotion was given up before its epoch was durable. Silence starts again.
+    /// The promotion was given up before its epoch was durable. Silence starts again. (Nothing
+    /// happens where nothing had been withdrawn: a log that failed and a conflict remain.)
     Reinstate,
     /// The process is closing.
     Stop,

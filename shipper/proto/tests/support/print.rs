@@ -99,6 +99,10 @@ pub fn meeting(meeting: &Meeting) -> String {
     match meeting {
         Meeting::Follow => "Follow".into(),
         Meeting::Refuse(it) => refuse(it),
+        Meeting::Hear {
+            term: of,
+            refuse: it,
+        } => format!("hear {}, {}", term(*of), refuse(it)),
         Meeting::Fence {
             term: of,
             refuse: it,

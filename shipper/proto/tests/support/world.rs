@@ -453,7 +453,8 @@ impl World {
                 self.say(&format!("s meets -> {}", print::message(&refuse)));
                 self.p.node.messages.push_back(refuse);
             }
-            Meeting::Fence { term, refuse } => {
+            Meeting::Fence { .. } => panic!("a standby has nothing to fence"),
+            Meeting::Hear { term, refuse } => {
                 self.input_s(ReceiverInput::HeardTerm(term));
                 let refuse = Message::Refuse(refuse);
                 self.say(&format!("s meets -> {}", print::message(&refuse)));
