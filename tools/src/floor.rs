@@ -135,6 +135,48 @@ pub fn measure(settings: &FloorSettings, mut next: impl FnMut(&str)) -> anyhow::
     Ok(floors)
 }
 
+impl QuicFloor {
+    /// Measures it on loopback: round trips of 64 bytes, and `bulk_bytes` one way.
+    pub fn measure(pings: usize, bulk_bytes: u64) -> anyhow::Result<Self> {
+        let config = outlast_shipper::LinkConfig::default();
+        let mut histogram = crate::summary::latencies();
+        for time in outlast_shipper::floor::ping(&config, 64, pings)? {
+            crate::summary::record(&mut histogram, time);
+        }
+        let bulk = outlast_shipper::floor::bulk(&config, bulk_bytes)?;
+        Ok(Self {
+            ping: LatencySummary::of(&histogram),
+            bulk_bytes_per_s: bulk.megabytes_per_second() * 1e6,
+        })
+    }
+}
+
+/// One file of zeros and single floors over it, for a run that takes turns between a floor and what
+/// is judged beside it: on a machine that is never quiet only neighbours in time can be compared.
+pub struct FloorFile {
+    file: ZeroedFile,
+    settings: FloorSettings,
+}
+
+impl FloorFile {
+    /// Makes the file; it goes away with this handle.
+    pub fn create(settings: FloorSettings) -> anyhow::Result<Self> {
+        let file = ZeroedFile::create(&settings.dir, settings.file_bytes)
+            .with_context(|| format!("cannot measure in {}", settings.dir.display()))?;
+        Ok(Self { file, settings })
+    }
+
+    /// One thread appends `bytes` at a time, each made durable.
+    pub fn append(&self, mode: Mode, bytes: usize) -> std::io::Result<WriteFloor> {
+        write::measure(&self.file, mode, bytes, &self.settings)
+    }
+
+    /// Many threads share such writes.
+    pub fn group_commit(&self, mode: Mode) -> std::io::Result<GroupCommitFloor> {
+        group_commit::measure(&self.file, mode, &self.settings)
+    }
+}
+
 mod milliseconds {
     use std::time::Duration;
 

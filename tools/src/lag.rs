@@ -4,13 +4,23 @@
 //! [`Latencies`] counts from that moment, so a stall shows in every commit that it delayed and not
 //! in one alone. [`LagSeries`] holds what was seen in regular samples over the run. [`LagReport`]
 //! is the whole, for reading by programs, and [`draw`] makes a picture of it.
+//!
+//! [`run`] puts the load on a primary in this process, for which a [`Bed`] makes the pair;
+//! [`socket`] puts it on one that runs already. [`catch_up`] measures a standby that was away.
 
+mod bed;
+mod catch_up;
+mod load;
 mod picture;
 mod recorder;
 mod report;
 mod schedule;
 mod series;
+pub mod socket;
 
+pub use bed::{Bed, BedSettings};
+pub use catch_up::{CatchUp, CatchUpSettings, catch_up};
+pub use load::{Load, Measured, run};
 pub use picture::draw;
 pub use recorder::{Latencies, Stage};
 pub use report::{Achieved, LagReport, LagSettings, ProcessUse, StageLatency};

@@ -1,7 +1,9 @@
 //! `outlast bench`: measuring.
 
+mod catch_up;
 mod compare;
 mod floors;
+mod lag;
 
 use clap::Subcommand;
 use outlast_tools::exit::Exit;
@@ -12,6 +14,8 @@ use crate::failure::Failure;
 /// Measure, and compare what was measured
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    Lag(lag::Lag),
+    CatchUp(catch_up::CatchUp),
     Floors(floors::Floors),
     Compare(compare::Compare),
 }
@@ -19,6 +23,8 @@ pub(crate) enum Bench {
 impl Bench {
     pub(super) fn run(&self, global: &Global) -> Result<Exit, Failure> {
         match self {
+            Self::Lag(lag) => lag.run(global),
+            Self::CatchUp(catch_up) => catch_up.run(global),
             Self::Floors(floors) => floors.run(global),
             Self::Compare(compare) => compare.run(global),
         }

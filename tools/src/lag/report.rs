@@ -48,8 +48,11 @@ pub struct LagReport {
 /// What a lag run was asked for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LagSettings {
-    /// Commits a second.
+    /// Commits a second; 0 for as fast as answers come.
     pub rate_per_s: f64,
+    /// Most commits on their way at a time.
+    #[serde(default)]
+    pub in_flight: usize,
     /// How they are spread over time.
     pub arrivals: Arrivals,
     /// How long before anything is counted, in seconds.
@@ -156,6 +159,7 @@ pub(crate) mod tests {
             load_1min_before: 0.1,
             settings: LagSettings {
                 rate_per_s: 1000.0,
+                in_flight: 1000,
                 arrivals: Arrivals::Poisson,
                 warm_up_s: 1.0,
                 run_s: 10.0,

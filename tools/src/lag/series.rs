@@ -53,13 +53,19 @@ impl LagSeries {
     }
 
     fn spread(&self, value: impl Fn(&LagSample) -> f64) -> Spread {
-        let mut values: Vec<f64> = self.samples.iter().map(value).collect();
+        Spread::of(self.samples.iter().map(value).collect())
+    }
+}
+
+impl Spread {
+    /// How these values spread; all zero if there are none.
+    pub fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let quantile = |per_mille: usize| {
             let rank = (values.len() * per_mille).div_ceil(1000).max(1);
             values.get(rank - 1).copied().unwrap_or_default()
         };
-        Spread {
+        Self {
             p50: quantile(500),
             p99: quantile(990),
             p99_9: quantile(999),

@@ -93,7 +93,7 @@ fn measure(settings: FloorSettings, global: &Global) -> anyhow::Result<FloorRepo
     })
 }
 
-fn now_rfc3339() -> String {
+pub(super) fn now_rfc3339() -> String {
     let ms = i64::try_from(SystemClock::default().wall_ms()).unwrap_or_default();
     jiff::Timestamp::from_millisecond(ms)
         .unwrap_or_default()

@@ -1,0 +1,340 @@
+//! Durable commits beside what the disk can do at best, in one run:
+//! `cargo bench -p outlast-benches --bench commit -- [--dir DIR] [--rounds N] [--row-ms N]`.
+//!
+//! Each round measures every row once, floors and engine in turn, so that a machine that is busy for
+//! a while is busy for both. The ratios are taken within a round; the table shows their medians.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use outlast_engine::{
+    Batch, CommitFuture, CommitOptions, Config, EpochReason, InitOptions, Keyspace, Store,
+    WriteMode,
+};
+use outlast_tools::floor::{FloorFile, FloorSettings, Mode};
+use outlast_tools::machine::load_1min;
+use outlast_tools::summary::{LatencySummary, latencies, record};
+
+const VALUE_BYTES: usize = 128;
+const THREADS: usize = 32;
+const IN_FLIGHT: usize = 1000;
+/// The first commits meet cold caches and are not counted.
+const WARM_UP_COMMITS: u64 = 50;
+
+const MODES: [(Mode, WriteMode); 2] = [
+    (Mode::Buffered, WriteMode::Buffered),
+    (Mode::Direct, WriteMode::Direct),
+];
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::from_args()?;
+    println!(
+        "{} rounds of {} ms a row in {}, load {} before",
+        options.rounds,
+        options.row_time.as_millis(),
+        options.dir.display(),
+        load_1min()
+    );
+    let mut rounds = Vec::new();
+    for number in 1..=options.rounds {
+        eprintln!("round {number} of {}, load {}", options.rounds, load_1min());
+        rounds.push(Round::measure(&options)?);
+    }
+    print(&rounds);
+    Ok(())
+}
+
+struct Options {
+    dir: PathBuf,
+    rounds: usize,
+    row_time: Duration,
+}
+
+impl Options {
+    fn from_args() -> anyhow::Result<Self> {
+        let mut own = Self {
+            dir: PathBuf::from("."),
+            rounds: 5,
+            row_time: Duration::from_millis(500),
+        };
+        let mut args = std::env::args().skip(1);
+        while let Some(name) = args.next() {
+            let mut value = || {
+                let missing = || anyhow::anyhow!("{name} needs a value");
+                args.next().ok_or_else(missing)
+            };
+            match name.as_str() {
+                "--dir" => own.dir = value()?.into(),
+                "--rounds" => own.rounds = value()?.parse()?,
+                "--row-ms" => own.row_time = Duration::from_millis(value()?.parse()?),
+                // What cargo itself hands to every benchmark.
+                "--bench" => {}
+                _ => anyhow::bail!("there is no option {name}"),
+            }
+        }
+        Ok(own)
+    }
+}
+
+/// One row: commits a second, and how long each took.
+type Row = (f64, LatencySummary);
+
+/// All rows of one round, by name.
+struct Round(BTreeMap<String, Row>);
+
+impl Round {
+    fn measure(options: &Options) -> anyhow::Result<Self> {
+        let file = FloorFile::create(FloorSettings {
+            row_time: options.row_time,
+            writes_max: u64::MAX,
+            threads: THREADS,
+            record_bytes: VALUE_BYTES,
+            ..FloorSettings::usual(options.dir.clone())
+        })?;
+        let mut rows = BTreeMap::new();
+        for (mode, write_mode) in MODES {
+            let floor = file.append(mode, VALUE_BYTES)?;
+            rows.insert(
+                format!("floor lone {mode}"),
+                (floor.writes_per_s, floor.latency),
+            );
+            let engine = Engine::make(&options.dir, write_mode)?;
+            rows.insert(format!("engine lone {mode}"), engine.threads(1, options)?);
+            let floor = file.group_commit(mode)?;
+            rows.insert(
+                format!("floor {THREADS} threads {mode}"),
+                (floor.commits_per_s, floor.latency),
+            );
+            rows.insert(
+                format!("engine {THREADS} threads {mode}"),
+                engine.threads(THREADS, options)?,
+            );
+            rows.insert(
+                format!("engine {IN_FLIGHT} in flight {mode}"),
+                engine.in_flight(options)?,
+            );
+        }
+        Ok(Self(rows))
+    }
+
+    fn row(&self, name: &str) -> Row {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
+    /// The better of both modes by `better`, which is given rows.
+    fn best(&self, what: &str, of: impl Fn(&Row) -> f64, better: fn(f64, f64) -> f64) -> f64 {
+        MODES
+            .iter()
+            .map(|(mode, _)| of(&self.row(&format!("{what} {mode}"))))
+            .reduce(better)
+            .unwrap_or_default()
+    }
+}
+
+fn print(rounds: &[Round]) {
+    let Some(first) = rounds.first() else { return };
+    println!(
+        "\n{:<36} {:>10} {:>10} {:>10}",
+        "", "/s", "p50 us", "p99 us"
+    );
+    for name in first.0.keys() {
+        let column =
+            |of: &dyn Fn(&Row) -> f64| median(rounds.iter().map(|round| of(&round.row(name))));
+        println!(
+            "{name:<36} {:>10.0} {:>10.1} {:>10.1}",
+            column(&|row| row.0),
+            column(&|row| row.1.p50_us),
+            column(&|row| row.1.p99_us)
+        );
+    }
+    let threads = format!("{THREADS} threads");
+    let in_flight = format!("{IN_FLIGHT} in flight");
+    let p50 = |row: &Row| row.1.p50_us;
+    let per_s = |row: &Row| row.0;
+    println!("\nwithin each round: median (lowest - highest)");
+    show(
+        rounds,
+        "lone commit p50 / better floor's p50 (aim: at most 1.25)",
+        |round| round.best("engine lone", p50, f64::min) / round.best("floor lone", p50, f64::min),
+    );
+    for (mode, _) in MODES {
+        show(rounds, &format!("  {mode} / floor {mode}"), |round| {
+            p50(&round.row(&format!("engine lone {mode}")))
+                / p50(&round.row(&format!("floor lone {mode}")))
+        });
+    }
+    show(
+        rounds,
+        "32 threads / better bare group commit (aim: at least 0.7)",
+        |round| {
+            round.best(&format!("engine {threads}"), per_s, f64::max)
+                / round.best(&format!("floor {threads}"), per_s, f64::max)
+        },
+    );
+    for (mode, _) in MODES {
+        show(rounds, &format!("  {mode} / floor {mode}"), |round| {
+            per_s(&round.row(&format!("engine {threads} {mode}")))
+                / per_s(&round.row(&format!("floor {threads} {mode}")))
+        });
+    }
+    show(
+        rounds,
+        "1,000 in flight / lone, per second (aim: at least 8)",
+        |round| {
+            round.best(&format!("engine {in_flight}"), per_s, f64::max)
+                / round.best("engine lone", per_s, f64::max)
+        },
+    );
+}
+
+fn show(rounds: &[Round], what: &str, ratio: impl Fn(&Round) -> f64) {
+    let ratios: Vec<f64> = rounds.iter().map(ratio).collect();
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    println!(
+        "{what:<62} {:.2} ({least:.2} - {most:.2})",
+        median(ratios.into_iter())
+    );
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+/// A store in a directory of its own, gone with it.
+struct Engine {
+    store: Store,
+    keyspace: Keyspace,
+    _dir: tempfile::TempDir,
+}
+
+impl Engine {
+    fn make(parent: &Path, write_mode: WriteMode) -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir_in(parent)?;
+        Store::init(dir.path(), &InitOptions::new("bench"))?;
+        let config = Config {
+            write_mode,
+            ..Config::default()
+        };
+        let store = Store::open(dir.path(), config)?;
+        store.begin_epoch(EpochReason::Init, "")?;
+        let keyspace = store.keyspace("default")?;
+        Ok(Self {
+            store,
+            keyspace,
+            _dir: dir,
+        })
+    }
+
+    fn batch(&self, number: u64) -> anyhow::Result<Batch> {
+        let mut batch = Batch::new();
+        // 16 bytes, spread over the order of keys.
+        let key = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
+        batch.put(&self.keyspace, key.to_le_bytes(), [0xa5; VALUE_BYTES])?;
+        Ok(batch)
+    }
+
+    /// `count` threads that each commit and wait.
+    fn threads(&self, count: usize, options: &Options) -> anyhow::Result<Row> {
+        for number in 0..WARM_UP_COMMITS {
+            self.store
+                .commit(self.batch(number)?, CommitOptions::default())?;
+        }
+        let began = Instant::now();
+        let deadline = began + options.row_time;
+        let histogram = thread::scope(|scope| {
+            let writer = |thread: u64| {
+                let mut histogram = latencies();
+                let mut last = Instant::now();
+                let mut number = thread << 32;
+                while last < deadline {
+                    self.store
+                        .commit(self.batch(number)?, CommitOptions::default())?;
+                    number += 1;
+                    let now = Instant::now();
+                    record(&mut histogram, now - last);
+                    last = now;
+                }
+                anyhow::Ok(histogram)
+            };
+            let writers: Vec<_> = (1..=count as u64)
+                .map(|thread| scope.spawn(move || writer(thread)))
+                .collect();
+            let mut all = latencies();
+            for writer in writers {
+                all += writer
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            anyhow::Ok(all)
+        })?;
+        let elapsed = began.elapsed().as_secs_f64();
+        Ok((
+            histogram.len() as f64 / elapsed,
+            LatencySummary::of(&histogram),
+        ))
+    }
+
+    /// One thread that keeps many commits on their way.
+    fn in_flight(&self, options: &Options) -> anyhow::Result<Row> {
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut histogram = latencies();
+        let mut waiting: VecDeque<(Instant, CommitFuture)> = VecDeque::new();
+        let began = Instant::now();
+        let mut number = 1 << 48;
+        while began.elapsed() < options.row_time {
+            while waiting.len() < IN_FLIGHT {
+                let future = self
+                    .store
+                    .commit_async(self.batch(number)?, CommitOptions::default());
+                waiting.push_back((Instant::now(), future));
+                number += 1;
+            }
+            while let Some((since, future)) = waiting.front_mut() {
+                match pin!(future).poll(&mut Context::from_waker(&waker)) {
+                    Poll::Ready(outcome) => {
+                        outcome?;
+                        record(&mut histogram, since.elapsed());
+                        waiting.pop_front();
+                    }
+                    // Filled up before it is waited for, so that the next group is a large one.
+                    Poll::Pending if waiting.len() < IN_FLIGHT => break,
+                    Poll::Pending => thread::park(),
+                }
+            }
+        }
+        let elapsed = began.elapsed().as_secs_f64();
+        for (_, future) in waiting {
+            block_on(future, &waker)?;
+        }
+        Ok((
+            histogram.len() as f64 / elapsed,
+            LatencySummary::of(&histogram),
+        ))
+    }
+}
+
+fn block_on(future: CommitFuture, waker: &Waker) -> anyhow::Result<()> {
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(waker)) {
+            Poll::Ready(outcome) => return outcome.map(drop).map_err(Into::into),
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

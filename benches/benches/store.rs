@@ -1,0 +1,96 @@
+//! The store: a lone durable commit, point reads, range scans, and opening a log again.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use outlast_engine::{Batch, CommitOptions, Config, EpochReason, InitOptions, Keyspace, Store};
+
+const KEYS: u64 = 20_000;
+const VALUE: [u8; 128] = [0xa5; 128];
+
+fn commit(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir_in(".").expect("a directory");
+    let (store, keyspace) = make(&dir);
+    let mut number = 0;
+    criterion.bench_function("commit/lone, 128 B, durable", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            put(&store, &keyspace, number..number + 1);
+        });
+    });
+}
+
+fn read(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir_in(".").expect("a directory");
+    let (store, keyspace) = filled(&dir);
+    let mut number = 0;
+    criterion.bench_function("read/point", |bencher| {
+        bencher.iter(|| {
+            // A step that is prime to the number of keys goes round all of them.
+            number = (number + 7919) % KEYS;
+            let value = store.get(&keyspace, key(number)).expect("readable");
+            assert!(black_box(value).is_some(), "key {number} is missing");
+        });
+    });
+    let mut group = criterion.benchmark_group("read");
+    group.throughput(Throughput::Elements(KEYS));
+    group.bench_function("scan of 20,000 keys", |bencher| {
+        bencher.iter(|| {
+            let snapshot = store.snapshot();
+            assert_eq!(snapshot.iter(&keyspace).count() as u64, KEYS);
+        });
+    });
+    group.finish();
+}
+
+fn replay(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir_in(".").expect("a directory");
+    filled(&dir).0.close().expect("closed");
+    let mut group = criterion.benchmark_group("replay");
+    group.throughput(Throughput::Elements(KEYS));
+    group.sample_size(10);
+    group.bench_function("open a log of 20,000 puts", |bencher| {
+        bencher.iter(|| Store::open(dir.path(), Config::default()).expect("opened"));
+    });
+    group.finish();
+}
+
+fn make(dir: &tempfile::TempDir) -> (Store, Keyspace) {
+    Store::init(dir.path(), &InitOptions::new("bench")).expect("made");
+    let store = Store::open(dir.path(), Config::default()).expect("opened");
+    store.begin_epoch(EpochReason::Init, "").expect("begun");
+    let keyspace = store.keyspace("default").expect("a keyspace");
+    (store, keyspace)
+}
+
+fn filled(dir: &tempfile::TempDir) -> (Store, Keyspace) {
+    let (store, keyspace) = make(dir);
+    for first in (0..KEYS).step_by(100) {
+        put(&store, &keyspace, first..first + 100);
+    }
+    (store, keyspace)
+}
+
+fn put(store: &Store, keyspace: &Keyspace, numbers: std::ops::Range<u64>) {
+    let mut batch = Batch::new();
+    for number in numbers {
+        batch.put(keyspace, key(number), VALUE).expect("it fits");
+    }
+    store
+        .commit(batch, CommitOptions::default())
+        .expect("committed");
+}
+
+fn key(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group! { name = benches; config = short(); targets = commit, read, replay }
+criterion_main!(benches);
