@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use outlast_engine::format::Lsn;
-use outlast_engine::{
-    Batch, CommitError, CommitFuture, CommitOptions, Level, LogState, Receipt, Store,
-};
+use outlast_engine::{Batch, CommitFuture, CommitOptions, Level, LogState, Receipt, Store};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -184,7 +182,7 @@ pub(super) async fn follow_up(
             watch.add(&store, watched);
         }
         Err(error) => {
-            let reply = Reply::Failed(failure(&error));
+            let reply = Reply::Failed(commit_failure(&error));
             let _ = watched
                 .outbox
                 .send(Answer {
@@ -197,21 +195,11 @@ pub(super) async fn follow_up(
     }
 }
 
-fn failure(error: &CommitError) -> Failure {
-    commit_failure(error)
-}
-
 /// Puts an answer in the outbox from where nothing may wait. A client that takes none of its answers
 /// is cut off rather than waited for.
 fn tell(outbox: &Outbox, answer: Answer) {
     if let Err(mpsc::error::TrySendError::Full(_)) = outbox.try_send(answer) {
         tracing::warn!("a client does not take its answers: they are dropped");
-    }
-}
-
-impl From<Failure> for Reply {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
     }
 }
 
