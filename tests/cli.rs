@@ -498,3 +498,48 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
 }
+
+#[test]
+fn dump_shows_a_log_and_names_the_first_byte_that_does_not_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    let at = ["--dir", node.to_str().unwrap()];
+    let here = |arguments: &[&str]| run(&[arguments, &at].concat());
+    let made = here(&["init", "--name", "a", "--segment-size", "64KiB"]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let store = outlast_engine::Store::open(&node, outlast_engine::Config::default()).unwrap();
+    store
+        .begin_epoch(outlast_engine::EpochReason::Init, "")
+        .unwrap();
+    let keyspace = store.keyspace("default").unwrap();
+    for n in 0..20 {
+        let mut batch = outlast_engine::Batch::new();
+        batch
+            .put(&keyspace, format!("key-{n}"), vec![1; 5000])
+            .unwrap();
+        let options = outlast_engine::CommitOptions::default();
+        store.commit(batch, options).unwrap();
+    }
+
+    // While a process has the store open and locked.
+    let sound = here(&["dump", "--records", "-o", "jsonl"]);
+    assert_eq!(sound.status.code(), Some(0), "{}", stderr(&sound));
+    let lines: Vec<Value> = stdout(&sound).lines().map(json).collect();
+    let records = |line: &&Value| line["type"] == "record";
+    assert_eq!(lines.iter().filter(records).count(), 20);
+    let frame = |line: &&Value| line["type"] == "frame" && line["kind"] == "batches";
+    let first = lines.iter().find(frame).unwrap();
+    store.close().unwrap();
+
+    let file = node.join("log/000000000001.seg");
+    let mut bytes = fs::read(&file).unwrap();
+    let offset = first["file_offset"].as_u64().unwrap();
+    bytes[usize::try_from(offset).unwrap() + 100] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let damaged = here(&["dump"]);
+    assert_eq!(damaged.status.code(), Some(5), "{}", stdout(&damaged));
+    let text = stderr(&damaged);
+    let place = format!("at offset {offset}, LSN {}", first["lsn"]);
+    assert!(text.contains("000000000001.seg"), "{text}");
+    assert!(text.contains(&place), "{text}");
+}

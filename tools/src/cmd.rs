@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod dump;
 mod init;
 mod load;
 mod pin;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Digest(read::Digest),
     Tail(read::Tail),
     Demo(demo::Demo),
+    Dump(dump::Dump),
     Relay(Box<relay::Relay>),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -53,6 +55,7 @@ impl Command {
             Self::Digest(digest) => digest.run(global),
             Self::Tail(tail) => tail.run(global),
             Self::Demo(demo) => demo.run(global),
+            Self::Dump(dump) => dump.run(global),
             Self::Relay(relay) => relay.run(global),
             Self::Bench(bench) => bench.run(global),
         }

@@ -207,7 +207,7 @@ fn change_json(change: &WireChange) -> Value {
 }
 
 /// Bytes as JSON has them: text where they are valid Unicode, else their hexadecimal digits.
-fn text(bytes: &[u8]) -> Value {
+pub(super) fn text(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => json!(text),
         Err(_) => {
