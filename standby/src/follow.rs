@@ -9,7 +9,7 @@ use std::time::Duration;
 use outlast_engine::{LogView as StoreView, ProtectionMark, Store, TermMark};
 use outlast_proto::{
     AckMark, ConflictKind, Hello, Identity, LogView, Nonce, ProtectionPoint, Receiver,
-    ReceiverEvent, ReceiverInput, ReceiverOutput, StandbyFacts, Term,
+    ReceiverEvent, ReceiverInput, ReceiverOutput, ReceiverPhase, StandbyFacts, Term,
 };
 use outlast_shipper::drive::{LogReads, Wire, WireEvent, boot_time};
 use outlast_shipper::{CloseCode, LinkHandle};
@@ -181,14 +181,32 @@ impl Task {
             }
             Command::HeardTerm(term) => self.give(ReceiverInput::HeardTerm(term)),
             Command::Withdraw(barrier) => {
-                self.give(ReceiverInput::Withdraw);
-                self.obey_all().await;
+                // One that failed, or stands in a conflict, takes part in nothing already.
+                if self.takes_part() {
+                    self.give(ReceiverInput::Withdraw);
+                    self.obey_all().await;
+                }
                 // Everything that was accepted before is appended, synced and counted.
                 self.writer.give(Job::Sync);
                 self.writer.give(Job::Barrier(barrier));
             }
-            Command::Reinstate => self.give(ReceiverInput::Reinstate),
+            Command::Reinstate => {
+                if self.phase() == ReceiverPhase::Withdrawn {
+                    self.give(ReceiverInput::Reinstate);
+                }
+            }
         }
+    }
+
+    fn phase(&self) -> ReceiverPhase {
+        self.receiver.lock().status().phase
+    }
+
+    fn takes_part(&self) -> bool {
+        !matches!(
+            self.phase(),
+            ReceiverPhase::Withdrawn | ReceiverPhase::Failed | ReceiverPhase::Conflict(_)
+        )
     }
 
     fn wire(&mut self, event: WireEvent) {

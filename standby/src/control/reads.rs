@@ -41,6 +41,7 @@ pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Resul
                 .unwrap_or_else(|| prefix.clone());
             let end = end.map_or(Bound::Unbounded, Bound::Excluded);
             let range = snapshot.range::<Vec<u8>>(&keyspace, (Bound::Included(start), end));
+            // An error is inside too: it is what ends the answer.
             let inside = |entry: &outlast_engine::Result<(bytes::Bytes, bytes::Bytes)>| !matches!(entry, Ok((key, _)) if !key.starts_with(&prefix));
             let limit = limit.map_or(usize::MAX, |limit| {
                 usize::try_from(limit).unwrap_or(usize::MAX)
@@ -57,8 +58,10 @@ pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Resul
         }
         Ask::Digest { keyspace, at } => {
             let keyspace = store.find_keyspace(&keyspace)?;
-            let commit = store.positions().visible.commit;
-            let snapshot = snapshot(store, at)?;
+            // Position and number of one moment: commits go on meanwhile.
+            let visible = store.positions().visible;
+            let commit = visible.commit;
+            let snapshot = snapshot(store, Some(at.unwrap_or(visible.lsn)))?;
             let (keys, sha256) = digest(&snapshot, &keyspace)?;
             tell(
                 Reply::Digest {

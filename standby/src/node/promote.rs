@@ -27,13 +27,24 @@ impl Inner {
         let _changing = self.changing_role.lock();
         let start = Instant::now();
         let before = self.facts();
-        // What can be refused is refused before the withdrawal, which would stall a healthy primary.
+        // What can be refused is refused before the withdrawal, which would stall a healthy
+        // primary.
         let decision = decide(&before, options);
         if options.dry_run || !matches!(decision, Decision::Promote(_)) {
             return Ok(self.certificate(&before, options, decision, None, start));
         }
-        self.withdraw()?;
+        if let Err(error) = self.withdraw() {
+            self.tell_follower(Command::Reinstate);
+            return Err(error);
+        }
+        // The primary may have come back before the withdrawal took effect: silence is judged by
+        // what was echoed up to then, and nothing is echoed from here on.
         let facts = self.facts_withdrawn(&before);
+        let decision = decide(&facts, options);
+        if !matches!(decision, Decision::Promote(_)) {
+            self.tell_follower(Command::Reinstate);
+            return Ok(self.certificate(&facts, options, decision, None, start));
+        }
         let epoch = self
             .store
             .begin_epoch(EpochReason::Promotion, options.reason.trim());
@@ -106,11 +117,14 @@ impl Inner {
         }
     }
 
-    /// The facts once nothing moves any more. What was heard of the primary stays what it was.
+    /// The facts once nothing moves any more. The node is what it was; where it stands and what it
+    /// heard last may have changed until the withdrawal.
     fn facts_withdrawn(&self, before: &Facts) -> Facts {
+        let now = self.facts();
         Facts {
-            positions: positions(&self.store),
-            ..before.clone()
+            standing: before.standing.clone(),
+            primary: now.primary.or(before.primary),
+            ..now
         }
     }
 
