@@ -1,11 +1,13 @@
 //! Bytes to types and back. Pure: no files, no clocks, no locks.
 //!
 //! Everything that is written to a disk or sent to a peer is laid out here, and nothing else in the
-//! engine knows an offset. `FORMAT.md` says the same in prose.
+//! engine knows an offset. What follows below is `FORMAT.md`, which says the same in prose.
 //!
 //! **Architecture invariant:** nothing in this module panics on bytes it was given to decode; it
 //! answers with a typed fault. It does panic when asked to *encode* what breaks a limit, since the
 //! caller has checked that already.
+#![doc = ""]
+#![doc = include_str!("../../FORMAT.md")]
 
 mod checksum;
 mod control;
