@@ -1,4 +1,8 @@
 //! What a promotion states: what is known, what is not, and what was lost at most.
+//!
+//! What follows below is `PROMOTION.md`.
+#![doc = ""]
+#![doc = include_str!("../PROMOTION.md")]
 
 use outlast_engine::format::{ClusterId, EpochRecord, Lsn, NodeId, Position};
 use serde::{Deserialize, Serialize};
