@@ -41,13 +41,20 @@
 //!
 //! # Contents
 //! - [`Store`]: [`init`](Store::init) a directory, [`open`](Store::open) it, and begin to write
-//!   ([`begin_epoch`](Store::begin_epoch)) or to follow ([`begin_following`](Store::begin_following)).
+//!   ([`begin_epoch`](Store::begin_epoch)) or to follow
+//!   ([`begin_following`](Store::begin_following)).
 //! - Writing: [`Keyspace`], [`Batch`], [`CommitOptions`] with its [`Level`]; each commit ends as a
 //!   [`Receipt`] or a [`CommitError`].
 //! - Reading: [`Store::get`], [`Snapshot`] with [`Range`] and [`Keys`], the change feed [`Tail`],
 //!   [`Store::receipt_status`] and [`Store::wait_applied`].
 //! - Shipping: [`LogCursor`], [`Store::append_run`], [`Store::sync`], [`Store::apply_to`].
-//! - [`mod@format`]: the bytes of files and frames. [`fs`] and [`clock`]: what a simulation replaces.
+//! - [`mod@format`]: the bytes of files and frames. [`fs`] and [`clock`]: what a simulation
+//!   replaces.
+
+/// The examples of the README, tested.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
 
 mod batch;
 pub mod clock;
