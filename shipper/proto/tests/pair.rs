@@ -1,5 +1,6 @@
-//! A primary and a standby over a line that loses nothing but delays, cuts data anywhere and breaks,
-//! with crashes of both: whatever happens, in whatever order, the standby's log is the primary's.
+//! A primary and a standby over a line that loses nothing but delays, cuts data anywhere and
+//! breaks, with crashes of both: whatever happens, in whatever order, the standby's log is the
+//! primary's.
 
 #![allow(
     clippy::unwrap_used,
@@ -66,13 +67,18 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..1500u16).prop_map(|ms| Op::Tick { ms }),
         4 => Just(Op::Dial),
         1 => Just(Op::Break),
-        3 => (any::<u16>(), any::<bool>()).prop_map(|(keep, alone)| Op::CrashPrimary { keep, alone }),
+        3 => (any::<u16>(), any::<bool>())
+            .prop_map(|(keep, alone)| Op::CrashPrimary { keep, alone }),
         2 => any::<u16>().prop_map(|keep| Op::CrashStandby { keep }),
     ]
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 1500,
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn the_standbys_log_is_the_primarys(ops in proptest::collection::vec(op(), 1..80)) {

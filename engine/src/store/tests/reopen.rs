@@ -31,7 +31,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => vec(write, 0..6)
             .prop_filter("fits a frame of the smallest segments", |writes| {
-                let len = |(_, _, value): &(_, _, Option<Vec<u8>>)| value.as_ref().map_or(0, Vec::len);
+                let len = |(_, _, value): &(_, _, Option<Vec<u8>>)| {
+                    value.as_ref().map_or(0, Vec::len)
+                };
                 writes.iter().map(len).sum::<usize>() < 15_000
             })
             .prop_map(Step::Commit),
