@@ -1,8 +1,9 @@
 //! Durable commits beside what the disk can do at best, in one run:
 //! `cargo bench -p outlast-benches --bench commit -- [--dir DIR] [--rounds N] [--row-ms N]`.
 //!
-//! Each round measures every row once, floors and engine in turn, so that a machine that is busy for
-//! a while is busy for both. The ratios are taken within a round; the table shows their medians.
+//! Each round measures every row once, floors and engine in turn, so that a machine that is busy
+//! for a while is busy for both. The ratios are taken within a round; the table shows their
+//! medians.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};

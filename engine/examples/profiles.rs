@@ -5,9 +5,9 @@
 //! cargo run -p outlast-engine --example profiles -- DIR     # in a directory, and again after that
 //! ```
 //!
-//! A profile, who may see it and its version are written by one batch and read from one snapshot, so
-//! that nobody ever sees a new profile by an old list of viewers. A second thread follows the change
-//! feed, as a cache or a search index would.
+//! A profile, who may see it and its version are written by one batch and read from one snapshot,
+//! so that nobody ever sees a new profile by an old list of viewers. A second thread follows the
+//! change feed, as a cache or a search index would.
 
 use std::error::Error;
 use std::path::Path;

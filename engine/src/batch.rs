@@ -47,8 +47,8 @@ impl Batch {
     /// Gives `key` the value `value`. Both may be empty.
     ///
     /// # Errors
-    /// `Limit` when the key or the batch would be too long, `NoKeyspace` when the keyspace is another
-    /// store's. The batch is then as it was.
+    /// `Limit` when the key or the batch would be too long, `NoKeyspace` when the keyspace is
+    /// another store's. The batch is then as it was.
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -58,7 +58,8 @@ impl Batch {
         self.push(Op::Put, keyspace, key.as_ref(), value.as_ref())
     }
 
-    /// Takes the value of `key` away. A key without a value may be deleted: the log keeps the record.
+    /// Takes the value of `key` away. A key without a value may be deleted: the log keeps the
+    /// record.
     ///
     /// # Errors
     /// As [`Batch::put`].

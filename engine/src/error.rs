@@ -9,7 +9,8 @@ use crate::receipt::Receipt;
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The directory holds no store. Nothing is ever initialised implicitly: make it, or name the right one.
+    /// The directory holds no store. Nothing is ever initialised implicitly: make it, or name the
+    /// right one.
     NotInitialised,
     /// There is a store already; it is not overwritten.
     AlreadyInitialised,
@@ -25,7 +26,8 @@ pub enum ErrorKind {
     DiskFull,
     /// The operating system refused.
     Io,
-    /// A write or an fsync failed earlier: what the disk holds is unknown until the store is reopened.
+    /// A write or an fsync failed earlier: what the disk holds is unknown until the store is
+    /// reopened.
     Poisoned,
     /// This node is not the writer (following, or not started), so it takes no commits.
     NotWriter,
@@ -124,7 +126,8 @@ pub enum CommitError {
     /// The batch is not in the log and never will be.
     #[error("the commit failed, nothing of it was written: {0}")]
     Failed(#[source] Error),
-    /// The batch was formed into a frame; whether it lasts is not known yet. Check the receipt later.
+    /// The batch was formed into a frame; whether it lasts is not known yet. Check the receipt
+    /// later.
     #[error("the outcome of commit {} is unknown, check its receipt later: {error}", receipt.commit)]
     Unknown {
         /// Names the commit on every node.

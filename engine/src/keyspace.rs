@@ -13,8 +13,8 @@ use crate::format::limits::{KEYSPACE_NAME_LEN_MAX, KEYSPACES_MAX};
 
 /// A keyspace of one open store: an ordered map of its own. Cheap to clone.
 ///
-/// A handle belongs to the [`Store`](crate::Store) that gave it and is refused by any other, another
-/// opening of the same directory included.
+/// A handle belongs to the [`Store`](crate::Store) that gave it and is refused by any other,
+/// another opening of the same directory included.
 #[derive(Clone)]
 pub struct Keyspace {
     inner: Arc<Inner>,

@@ -7,7 +7,8 @@ use crate::format::{EpochId, Lsn};
 /// Names one commit on every node, across forks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Serialize, Deserialize)]
 pub struct Receipt {
-    /// The epoch that wrote it. After a fork the same LSN names another commit; the pair never does.
+    /// The epoch that wrote it. After a fork the same LSN names another commit; the pair never
+    /// does.
     pub epoch: EpochId,
     /// Where the batch ends.
     pub lsn: Lsn,

@@ -15,8 +15,8 @@ pub(crate) fn read(log: &Log, version: Version) -> Result<Bytes> {
 /// Key and value of the put that `bytes` must be, sharing its memory.
 ///
 /// # Errors
-/// `Corrupt` when the record is damaged, or another one than was asked for: a disk that answers with
-/// bytes of another place is caught by the key.
+/// `Corrupt` when the record is damaged, or another one than was asked for: a disk that answers
+/// with bytes of another place is caught by the key.
 pub(crate) fn verify(bytes: &Bytes, keyspace: u32, key: &[u8], lsn: Lsn) -> Result<(Bytes, Bytes)> {
     let corrupt = |what: &dyn std::fmt::Display| {
         let message = format!(

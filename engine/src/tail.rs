@@ -101,8 +101,8 @@ impl Tail {
     /// The next commit, if it is visible by now. Never blocks, but for a read of the disk.
     ///
     /// # Errors
-    /// `Corrupt` when the log does not hold there, `Io`. Nothing is skipped: the next call meets the
-    /// same error, or goes on where it was once the cause is gone.
+    /// `Corrupt` when the log does not hold there, `Io`. Nothing is skipped: the next call meets
+    /// the same error, or goes on where it was once the cause is gone.
     pub fn poll(&mut self) -> Result<Option<Committed>> {
         while self.ready.is_empty() {
             if let Some(fault) = &self.fault {
@@ -132,7 +132,8 @@ impl Tail {
         changes.wait(timeout, || self.look()).transpose()
     }
 
-    /// The next commit, for as long as it takes; a future for any runtime. Dropping it loses nothing.
+    /// The next commit, for as long as it takes; a future for any runtime. Dropping it loses
+    /// nothing.
     ///
     /// # Errors
     /// As [`Tail::next_timeout`].
@@ -226,7 +227,8 @@ fn changes_of(batch: &BatchRef<'_>, frame: &Bytes, catalogue: &Catalogue) -> Res
         .collect()
 }
 
-/// A cursor at the frame that holds or follows `lsn`, which must be the end of a batch or of a frame.
+/// A cursor at the frame that holds or follows `lsn`, which must be the end of a batch or of a
+/// frame.
 ///
 /// # Errors
 /// `NotHeld` when it is neither, `Corrupt`, `Io`.

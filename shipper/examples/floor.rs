@@ -1,5 +1,5 @@
-//! What links cost on this machine: `cargo run --release -p outlast-shipper --example floor [FILE]`,
-//! where FILE holds settings of a link, as TOML.
+//! What links cost on this machine: `cargo run --release -p outlast-shipper --example floor
+//! [FILE]`, where FILE holds settings of a link, as TOML.
 
 use std::error::Error;
 use std::time::Duration;

@@ -61,8 +61,8 @@ impl Backoff {
 
     /// How long to wait after a link that lasted for `lasted`.
     ///
-    /// A link that held for longer than the longest wait begins anew; one that broke at once counts as
-    /// another failure, since otherwise a line that flaps would be dialled without a pause.
+    /// A link that held for longer than the longest wait begins anew; one that broke at once counts
+    /// as another failure, since otherwise a line that flaps would be dialled without a pause.
     pub fn after_link(&mut self, lasted: Duration) -> Duration {
         if lasted > self.limits.longest {
             self.span = self.limits.first;

@@ -22,8 +22,8 @@ pub struct LinkConfig {
     /// It bounds the sender's memory and, on a busy line, how old data is when it arrives: at least
     /// bandwidth times round trip, not much more. Bytes, rounded down to whole MiB. 4 MiB.
     pub send_window_bytes: u64,
-    /// Data that may wait unread at the receiver; bounds its memory. Bytes, rounded down to whole MiB.
-    /// 8 MiB.
+    /// Data that may wait unread at the receiver; bounds its memory. Bytes, rounded down to whole
+    /// MiB. 8 MiB.
     pub receive_window_bytes: u64,
     /// A link on which nothing arrived for so long is lost. Milliseconds. 3000.
     pub idle_timeout_ms: u64,
@@ -36,23 +36,25 @@ pub struct LinkConfig {
     pub initial_rtt_ms: u64,
     /// Size of the first UDP payloads, before a larger one was tried. Bytes. 1200.
     pub initial_mtu_bytes: u16,
-    /// The largest UDP payload that is tried. Larger is faster where the line takes jumbo frames (8952
-    /// for 9000), and must then be set at both ends. Bytes. 1452.
+    /// The largest UDP payload that is tried. Larger is faster where the line takes jumbo frames
+    /// (8952 for 9000), and must then be set at both ends. Bytes. 1452.
     pub mtu_upper_bound_bytes: u16,
     /// How the sender finds the rate that the line bears. `cubic`.
     pub congestion: Congestion,
-    /// What may be sent in the first round trip. A link that carries little never learns that more would
-    /// do, so this is also what one large commit can send at once. Bytes. 128 KiB.
+    /// What may be sent in the first round trip. A link that carries little never learns that more
+    /// would do, so this is also what one large commit can send at once. Bytes. 128 KiB.
     pub initial_window_bytes: u64,
     /// Hands several packets to the system at once. Without it links are three times slower; some
     /// virtual network cards cannot do it. true.
     pub segmentation_offload: bool,
-    /// Asks the peer to acknowledge only every so many packets (and within 5 ms). 0 leaves it to the
-    /// peer, which acknowledges every other one. Packets. 0.
+    /// Asks the peer to acknowledge only every so many packets (and within 5 ms). 0 leaves it to
+    /// the peer, which acknowledges every other one. Packets. 0.
     pub ack_every_packets: u32,
-    /// What the system may keep of arriving packets. It may grant less, which is logged. Bytes. 4 MiB.
+    /// What the system may keep of arriving packets. It may grant less, which is logged. Bytes. 4
+    /// MiB.
     pub socket_receive_buffer_bytes: u64,
-    /// What the system may keep of departing packets. It may grant less, which is logged. Bytes. 4 MiB.
+    /// What the system may keep of departing packets. It may grant less, which is logged. Bytes. 4
+    /// MiB.
     pub socket_send_buffer_bytes: u64,
     /// Connections that may be in their handshake at a time; more are refused. 16.
     pub handshakes_max: u32,
@@ -60,8 +62,8 @@ pub struct LinkConfig {
     pub incoming_bytes_max: u64,
     /// What is kept of all connections that are not yet looked at. Bytes. 1 MiB.
     pub incoming_total_bytes_max: u64,
-    /// Links that one peer may have here at a time; a further one ends the oldest. 2, so that a peer
-    /// that lost a link can come back before this side has noticed.
+    /// Links that one peer may have here at a time; a further one ends the oldest. 2, so that a
+    /// peer that lost a link can come back before this side has noticed.
     pub links_per_peer_max: u32,
     /// Addresses from which connections are taken at all. Empty: any.
     pub allowed_sources: Vec<IpAddr>,

@@ -9,8 +9,8 @@ use thiserror::Error;
 use crate::config::DATA_STREAM_BYTES;
 use crate::pin::Pin;
 
-/// What a node says when it closes a link. Codes from [`CloseCode::FIRST_FREE`] on belong to whoever
-/// uses links.
+/// What a node says when it closes a link. Codes from [`CloseCode::FIRST_FREE`] on belong to
+/// whoever uses links.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CloseCode(pub u32);
 

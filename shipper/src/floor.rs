@@ -1,7 +1,7 @@
 //! What links themselves cost on this machine, beside which everything built on them is judged.
 //!
-//! Each measurement starts two endpoints with new keys on loopback, each on a thread of its own, as two
-//! nodes would have them.
+//! Each measurement starts two endpoints with new keys on loopback, each on a thread of its own, as
+//! two nodes would have them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -99,7 +99,8 @@ pub fn bulk(config: &LinkConfig, total_bytes: u64) -> Result<Bulk, LinkError> {
     })
 }
 
-/// Round trips as [`ping`] has them, while the link carries as much data as it can in one direction.
+/// Round trips as [`ping`] has them, while the link carries as much data as it can in one
+/// direction.
 ///
 /// # Errors
 /// When the two endpoints cannot be made, or their link fails.

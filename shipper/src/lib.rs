@@ -1,8 +1,9 @@
 //! Ships a log over QUIC: keys, pins, endpoints and the driver of the protocol.
 //!
 //! A node has an [`Identity`], trusts [`Peers`] by the [`Pin`]s of their keys, and keeps one
-//! [`Endpoint`] on a [`NetThread`]. What it dials or accepts is a [`Link`]: messages and data, in order,
-//! authenticated on both sides. What the messages and the data mean is not known at this level.
+//! [`Endpoint`] on a [`NetThread`]. What it dials or accepts is a [`Link`]: messages and data, in
+//! order, authenticated on both sides. What the messages and the data mean is not known at this
+//! level.
 
 mod backoff;
 mod config;

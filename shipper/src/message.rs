@@ -3,8 +3,8 @@
 use bytes::{Bytes, BytesMut};
 use outlast_engine::format::{Envelope, EnvelopeFault};
 
-/// The longest body of a message in bytes. Log data does not travel in messages, but the history of all
-/// epochs does.
+/// The longest body of a message in bytes. Log data does not travel in messages, but the history of
+/// all epochs does.
 pub const MESSAGE_BYTES_MAX: u32 = 8 << 20;
 
 /// Version of the envelopes of messages and of data streams.
@@ -39,7 +39,8 @@ pub(crate) struct MessageBuffer {
 }
 
 impl MessageBuffer {
-    /// Adds bytes that arrived. The buffer grows with what has arrived, not with what was announced.
+    /// Adds bytes that arrived. The buffer grows with what has arrived, not with what was
+    /// announced.
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }

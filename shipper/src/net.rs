@@ -18,7 +18,8 @@ use tokio::task::JoinHandle;
 /// How long tasks may take to end when the thread is shut down.
 const SHUTDOWN: Duration = Duration::from_secs(2);
 
-/// A task of the network ended in a panic. The process goes on; what the task did is undone or left.
+/// A task of the network ended in a panic. The process goes on; what the task did is undone or
+/// left.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskPanic {
     /// Which task.
@@ -51,8 +52,8 @@ pub struct NetThread {
 }
 
 impl NetThread {
-    /// Starts the thread. `on_panic` is told of each task that panics; it is called in that thread and
-    /// must not block.
+    /// Starts the thread. `on_panic` is told of each task that panics; it is called in that thread
+    /// and must not block.
     ///
     /// # Errors
     /// When the system gives no thread or no event queue.
@@ -123,8 +124,8 @@ impl NetHandle {
         })
     }
 
-    /// Runs a task on the network's thread and waits for its answer in another task; none if it panicked
-    /// or the thread ended.
+    /// Runs a task on the network's thread and waits for its answer in another task; none if it
+    /// panicked or the thread ended.
     pub async fn run<T: Send + 'static>(
         &self,
         task: &'static str,
@@ -133,8 +134,8 @@ impl NetHandle {
         self.start(task, future).await.ok()
     }
 
-    /// Runs a task on the network's thread and waits for its answer on this one; none if it panicked or
-    /// the thread ended.
+    /// Runs a task on the network's thread and waits for its answer on this one; none if it
+    /// panicked or the thread ended.
     ///
     /// # Panics
     /// When called on the network's own thread, which would wait for itself.

@@ -35,8 +35,8 @@ pub struct Peer {
 
 /// All nodes that this node trusts.
 ///
-/// A pin stands in one entry only. A node that changes its key has two entries, of the same name and
-/// id, until the entry of the old key is removed.
+/// A pin stands in one entry only. A node that changes its key has two entries, of the same name
+/// and id, until the entry of the old key is removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peers {
     entries: Vec<Peer>,

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-/// The SHA-256 of a node's public key (its DER `SubjectPublicKeyInfo`), shown as `sha256:<64 hex digits>`.
+/// The SHA-256 of a node's public key (its DER `SubjectPublicKeyInfo`), shown as `sha256:<64 hex
+/// digits>`.
 ///
 /// It is public: it says whom to trust and lets nobody in.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

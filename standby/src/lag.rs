@@ -11,7 +11,8 @@ const SAMPLES_MAX: usize = 4096;
 /// When the log's end was where. Sampled, so the answer is exact to one sampling interval.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LagClock {
-    /// Ends of the log that the standby has not reached, each with the moment when it was first seen.
+    /// Ends of the log that the standby has not reached, each with the moment when it was first
+    /// seen.
     behind: VecDeque<(Lsn, Duration)>,
 }
 

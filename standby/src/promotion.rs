@@ -119,7 +119,8 @@ fn command_line(facts: &Facts, options: &PromoteOptions) -> String {
     line
 }
 
-/// What is missing here of what the primary was last known to have. Its later commits are not in it.
+/// What is missing here of what the primary was last known to have. Its later commits are not in
+/// it.
 pub(crate) fn measured_loss(facts: &Facts) -> Finding<MeasuredLoss> {
     let Some(primary) = &facts.primary else {
         let why = "no primary was heard since this process started".to_owned();

@@ -15,7 +15,8 @@ pub fn prefixes<'a>(
     observed: &State,
 ) -> Vec<u64> {
     let mut state = State::new();
-    // Keys in which the two differ: so each batch costs its own operations and no comparison of all.
+    // Keys in which the two differ: so each batch costs its own operations and no comparison of
+    // all.
     let mut differing = observed.len();
     let mut equal = Vec::new();
     let mut count = 0;

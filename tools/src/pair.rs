@@ -40,7 +40,8 @@ pub struct PairSettings {
     pub silence_max: Duration,
 }
 
-/// Two nodes that trust each other, each in a directory of its own. The first begins as the primary.
+/// Two nodes that trust each other, each in a directory of its own. The first begins as the
+/// primary.
 #[derive(Clone, Debug)]
 pub struct Pair {
     exe: PathBuf,
@@ -310,8 +311,8 @@ impl NodeProcess {
         })
     }
 
-    /// All that its readers see in the keyspace `default`, at one moment. Nothing if the keyspace is
-    /// not there.
+    /// All that its readers see in the keyspace `default`, at one moment. Nothing if the keyspace
+    /// is not there.
     pub fn scan(&self) -> Result<State> {
         scan(&mut self.client()?)
     }

@@ -239,7 +239,8 @@ impl History {
     /// The last position that this log, which ends at `end`, shares with another.
     ///
     /// Positions alone prove nothing: after a fork the same LSN names other bytes. Two logs share
-    /// what lies in epochs that both have, up to where the first of them leaves the last such epoch.
+    /// what lies in epochs that both have, up to where the first of them leaves the last such
+    /// epoch.
     #[must_use]
     pub fn common_point(&self, end: Lsn, other: &Self, other_end: Lsn) -> CommonPoint {
         let shared = self

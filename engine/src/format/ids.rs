@@ -226,7 +226,8 @@ macro_rules! id {
 }
 
 id!(
-    /// Which cluster a node, a file or a frame belongs to. Random, made by the cluster's first node.
+    /// Which cluster a node, a file or a frame belongs to. Random, made by the cluster's first
+    /// node.
     ClusterId
 );
 id!(

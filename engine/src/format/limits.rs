@@ -6,7 +6,8 @@ pub const SEGMENT_SIZE_MIN: u64 = 64 << 10;
 pub const SEGMENT_SIZE_MAX: u64 = 1 << 30;
 /// Size of a segment file in bytes unless the cluster was made with another.
 pub const SEGMENT_SIZE_DEFAULT: u64 = 64 << 20;
-/// A segment's size is a multiple of this many bytes, so that its blocks stay aligned for direct I/O.
+/// A segment's size is a multiple of this many bytes, so that its blocks stay aligned for direct
+/// I/O.
 pub const SEGMENT_SIZE_STEP: u64 = 4 << 10;
 /// No frame is longer than this, whatever the size of a segment.
 pub const FRAME_LEN_MAX: u64 = 16 << 20;
@@ -22,7 +23,8 @@ pub const KEYSPACES_MAX: u32 = 65_536;
 pub const NODE_NAME_LEN_MAX: usize = 64;
 /// Longest free text in a record (an operator's reason), in bytes.
 pub const NOTE_LEN_MAX: usize = 1024;
-/// Bytes covered by one checksum: CRC-32/ISO-HDLC detects any three flipped bits up to 11,450 bytes.
+/// Bytes covered by one checksum: CRC-32/ISO-HDLC detects any three flipped bits up to 11,450
+/// bytes.
 pub const PIECE_LEN: usize = 8 << 10;
 /// Epochs that a history may hold.
 pub const EPOCHS_MAX: usize = 100_000;
@@ -38,8 +40,8 @@ pub const fn frame_len_max(segment_size: u64) -> u64 {
     }
 }
 
-/// The longest payload of a frame in a segment of `segment_size` bytes: its header, the checksums of
-/// its pieces (4 bytes each) and its padding (less than 8 bytes) stay within the frame's limit.
+/// The longest payload of a frame in a segment of `segment_size` bytes: its header, the checksums
+/// of its pieces (4 bytes each) and its padding (less than 8 bytes) stay within the frame's limit.
 #[must_use]
 pub const fn payload_len_max(segment_size: u64) -> usize {
     let room = super::to_usize(frame_len_max(segment_size)) - super::FRAME_HEADER_LEN - 8;

@@ -12,10 +12,10 @@ pub(super) fn map(file: &File) -> io::Result<Bytes> {
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }
-    // SAFETY: a map is sound while nobody shortens or writes the file under it. Only sealed segments
-    // are mapped; the engine never writes a sealed file in place and retires one by unlinking it,
-    // and its lock keeps a second engine out of the directory. Another program that writes there
-    // breaks the promise of the directory itself; an unreadable page ends the process.
+    // SAFETY: a map is sound while nobody shortens or writes the file under it. Only sealed
+    // segments are mapped; the engine never writes a sealed file in place and retires one by
+    // unlinking it, and its lock keeps a second engine out of the directory. Another program that
+    // writes there breaks the promise of the directory itself; an unreadable page ends the process.
     let map = unsafe { Mmap::map(file)? };
     Ok(Bytes::from_owner(map))
 }

@@ -28,7 +28,8 @@ pub enum Access {
     Read,
     /// For reading and writing through the page cache.
     Write,
-    /// For writing past the page cache; offsets, lengths and buffers are multiples of [`BLOCK_LEN`].
+    /// For writing past the page cache; offsets, lengths and buffers are multiples of
+    /// [`BLOCK_LEN`].
     WriteDirect,
 }
 

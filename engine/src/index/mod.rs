@@ -1,12 +1,12 @@
 //! The index: which record of the log holds a key's value at a position.
 //!
-//! It maps (keyspace, key) to the versions that the log holds of it, each with the LSN and the length
-//! of its record; the values stay in the log. It is derived: it can be thrown away at any time and
-//! built again by replaying the log. A reader names a position and sees, of each key, the newest
-//! version below it, so what is inserted meanwhile never disturbs it.
+//! It maps (keyspace, key) to the versions that the log holds of it, each with the LSN and the
+//! length of its record; the values stay in the log. It is derived: it can be thrown away at any
+//! time and built again by replaying the log. A reader names a position and sees, of each key, the
+//! newest version below it, so what is inserted meanwhile never disturbs it.
 //!
-//! **Architecture invariant:** nothing outside this module knows how versions are kept. Readers never
-//! block the writer, nor it them.
+//! **Architecture invariant:** nothing outside this module knows how versions are kept. Readers
+//! never block the writer, nor it them.
 
 mod cursor;
 mod memtable;

@@ -176,8 +176,8 @@ impl Log {
         Ok(())
     }
 
-    /// Stands still, durably, until an operator has chosen between two histories. What waits ends as
-    /// unknown. Reads go on.
+    /// Stands still, durably, until an operator has chosen between two histories. What waits ends
+    /// as unknown. Reads go on.
     pub(crate) fn halt(&self, why: &str) -> Result<()> {
         let writer = self.writer.lock();
         self.change_manifest(|manifest| manifest.halted = Some(why.to_owned()))?;
@@ -219,8 +219,8 @@ impl Log {
         self.manifest.lock().attached_in == Some(term)
     }
 
-    /// Notes durably that a standby attaches, before it is answered: from now on another node may be
-    /// promoted in this one's absence.
+    /// Notes durably that a standby attaches, before it is answered: from now on another node may
+    /// be promoted in this one's absence.
     pub(crate) fn note_attached(&self) -> Result<()> {
         let term = self.history.read().term();
         if self.is_attached() {

@@ -42,8 +42,8 @@ impl Log {
         }
     }
 
-    /// Appends checked frames where the log ends. They are durable after [`Log::sync`]. Answers with
-    /// the new end.
+    /// Appends checked frames where the log ends. They are durable after [`Log::sync`]. Answers
+    /// with the new end.
     ///
     /// # Errors
     /// `NotHeld` when the run does not begin where this log ends; those of writing otherwise.

@@ -83,8 +83,8 @@ impl Finished {
 }
 
 impl Levels {
-    /// Lets a commit that is durable and visible here wait for its level, or finishes it if that is reached.
-    /// Called in the order of the log.
+    /// Lets a commit that is durable and visible here wait for its level, or finishes it if that is
+    /// reached. Called in the order of the log.
     pub(super) fn wait(
         &self,
         level: Level,

@@ -79,7 +79,8 @@ pub struct About {
     pub has_peer: bool,
 }
 
-/// Reads what a directory says of its node, without opening the store or disturbing who has it open.
+/// Reads what a directory says of its node, without opening the store or disturbing who has it
+/// open.
 ///
 /// # Errors
 /// `NotInitialised`, `Corrupt`, `Incompatible`, `Io`.

@@ -211,8 +211,8 @@ impl Log {
         limits::payload_len_max(self.segment_size)
     }
 
-    /// Tells `listener` after each change of positions or state. It must be quick, and must not call
-    /// the log.
+    /// Tells `listener` after each change of positions or state. It must be quick, and must not
+    /// call the log.
     pub(crate) fn on_change(&self, listener: Arc<dyn Fn() + Send + Sync>) {
         self.cell.listen(listener);
     }
@@ -293,7 +293,8 @@ impl Log {
         u64::try_from(self.clock.monotonic().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Ends writing for good because the disk failed: what it holds is unknown until it is reopened.
+    /// Ends writing for good because the disk failed: what it holds is unknown until it is
+    /// reopened.
     fn poison(&self, error: &Error) {
         let reason = match std::error::Error::source(error) {
             Some(source) => format!("{error}: {source}"),

@@ -45,8 +45,8 @@ pub struct Recovered {
     pub torn_bytes: u64,
     /// The file that keeps them.
     pub aside: Option<String>,
-    /// On a follower whose log ends below what it had acknowledged: up to where. What is missing must
-    /// be sent again.
+    /// On a follower whose log ends below what it had acknowledged: up to where. What is missing
+    /// must be sent again.
     pub acked_tail_lost: Option<Lsn>,
 }
 
@@ -246,8 +246,8 @@ impl Log {
         Ok(log)
     }
 
-    /// Does what recovery planned: keeps a torn tail aside and zeroes it, rewrites and syncs what the
-    /// disk may not have. Everything that is left is then durable.
+    /// Does what recovery planned: keeps a torn tail aside and zeroes it, rewrites and syncs what
+    /// the disk may not have. Everything that is left is then durable.
     pub(crate) fn settle(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         let Some(unsettled) = writer.unsettled.take() else {
@@ -276,7 +276,8 @@ impl Log {
         Ok(())
     }
 
-    /// Copies what lies behind the end of the log aside, durably, and then overwrites it with zeros.
+    /// Copies what lies behind the end of the log aside, durably, and then overwrites it with
+    /// zeros.
     fn cut_tail(&self, segment: &Segment) -> Result<()> {
         let name = file_name(segment.header.ordinal);
         let end = segment.range().end;
@@ -373,8 +374,8 @@ fn find_segments(fs: &dyn Fs, manifest: &Manifest) -> Result<Found> {
                 let message = format!("{place}/{name}: {fault}");
                 return Err(Error::new(ErrorKind::Incompatible, message));
             }
-            // The header is written with the first frame, under one fsync: a crash may tear it. Then
-            // nothing of the segment was ever durable, and all before it is sealed.
+            // The header is written with the first frame, under one fsync: a crash may tear it.
+            // Then nothing of the segment was ever durable, and all before it is sealed.
             Ok(_) | Err(_) if found.active.is_none() && is_last(fs, ordinal)? => {
                 tracing::warn!(%name, "the header of the last segment is torn; it is not used");
                 unused = Some(name);

@@ -1,4 +1,5 @@
-//! Going back to a fork: the tail that is not in the history this node joins is kept aside, and cut.
+//! Going back to a fork: the tail that is not in the history this node joins is kept aside, and
+//! cut.
 
 use std::sync::Arc;
 

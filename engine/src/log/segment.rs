@@ -105,8 +105,8 @@ impl Segment {
         Ok(())
     }
 
-    /// Bytes from `lsn` on, at least one and at most `len_max`, as far as one piece of memory or the
-    /// map of the file goes. Empty at the end.
+    /// Bytes from `lsn` on, at least one and at most `len_max`, as far as one piece of memory or
+    /// the map of the file goes. Empty at the end.
     pub(super) fn read(&self, fs: &dyn Fs, lsn: Lsn, len_max: usize) -> Result<Bytes> {
         let range = self.range();
         assert!(

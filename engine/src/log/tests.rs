@@ -622,8 +622,8 @@ fn readers_of_the_tail_see_whole_frames_while_it_grows() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever the sizes of the batches and wherever the power goes, what was acknowledged is there,
-    /// and the log is a prefix of what was written.
+    /// Whatever the sizes of the batches and wherever the power goes, what was acknowledged is
+    /// there, and the log is a prefix of what was written.
     #[test]
     fn power_cuts_leave_a_prefix(
         lens in prop::collection::vec(0usize..9000, 1..40),

@@ -38,8 +38,8 @@ pub(super) enum Turn {
     Late(Option<Receipt>),
 }
 
-/// Invariant: [`Stage`] only moves down the list above (but from `Lead` back to `Queued`), and `Done`
-/// is reached exactly once.
+/// Invariant: [`Stage`] only moves down the list above (but from `Lead` back to `Queued`), and
+/// `Done` is reached exactly once.
 #[derive(Debug)]
 pub(super) struct Waiter {
     stage: Mutex<Stage>,

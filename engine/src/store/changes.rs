@@ -12,8 +12,8 @@ use parking_lot::{Condvar, Mutex};
 
 /// Tells waiters of changes. Costs the commit path one load while nobody waits.
 ///
-/// A waiter counts itself, then looks at what it waits for; a change is published, then the count is
-/// looked at. The fences order both, so that one of the two sees the other.
+/// A waiter counts itself, then looks at what it waits for; a change is published, then the count
+/// is looked at. The fences order both, so that one of the two sees the other.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     waiting: AtomicUsize,

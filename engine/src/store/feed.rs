@@ -27,8 +27,9 @@ impl Feed {
         Ok(Self { cursor })
     }
 
-    /// Shows what opening may show: what readers might have seen before, as far as the disk is known
-    /// to hold it. A node that has no peer shows all of that: nobody can have gone on without it.
+    /// Shows what opening may show: what readers might have seen before, as far as the disk is
+    /// known to hold it. A node that has no peer shows all of that: nobody can have gone on without
+    /// it.
     pub(super) fn show_recovered(&self, log: &Log, state: &State) -> Result<()> {
         let durable = log.positions().durable.lsn;
         let shown = if log.has_peer() {
@@ -62,9 +63,9 @@ impl Feed {
         Ok(log.visible())
     }
 
-    /// Cuts the log at `fork`, above what readers have seen, and keeps the rest aside. Where the state
-    /// holds some of what goes (a promotion applied it and then failed, or it could not be applied),
-    /// it is replayed without it.
+    /// Cuts the log at `fork`, above what readers have seen, and keeps the rest aside. Where the
+    /// state holds some of what goes (a promotion applied it and then failed, or it could not be
+    /// applied), it is replayed without it.
     pub(super) fn quarantine(&self, log: &Arc<Log>, state: &State, fork: Lsn) -> Result<String> {
         let mut cursor = self.cursor.lock();
         let ahead = state.end() > fork || state.check().is_err();

@@ -66,8 +66,8 @@ impl Store {
         Self::init_on(&OsFs::new(dir), options)
     }
 
-    /// Opens the store in `dir` and reads it up to the last position that is known to be durable and
-    /// that readers might have seen. Writes nothing to the log.
+    /// Opens the store in `dir` and reads it up to the last position that is known to be durable
+    /// and that readers might have seen. Writes nothing to the log.
     ///
     /// # Errors
     /// `NotInitialised`, `Locked` by another process, `Corrupt` when bytes that were durable do not
@@ -77,7 +77,8 @@ impl Store {
         Self::open_on(fs, Arc::<SystemClock>::default(), config)
     }
 
-    /// A new store in memory, writing: for tests of what embeds the engine. Gone when it is dropped.
+    /// A new store in memory, writing: for tests of what embeds the engine. Gone when it is
+    /// dropped.
     ///
     /// # Errors
     /// `Io` when no thread can be started.
@@ -203,8 +204,8 @@ impl Store {
 
     /// Calls `listener` after every change of the positions or of what the store may do.
     ///
-    /// It is called by whoever made the change, often a committing thread: it must be quick, must not
-    /// block, and must not call the store. Waking a task is what it is for.
+    /// It is called by whoever made the change, often a committing thread: it must be quick, must
+    /// not block, and must not call the store. Waking a task is what it is for.
     pub fn on_change(&self, listener: impl Fn() + Send + Sync + 'static) {
         self.log().on_change(Arc::new(listener));
     }

@@ -38,7 +38,8 @@ impl Store {
     /// segment.
     ///
     /// # Errors
-    /// `NotHeld` above what is visible or within a batch (there was no such state), `Corrupt`, `Io`.
+    /// `NotHeld` above what is visible or within a batch (there was no such state), `Corrupt`,
+    /// `Io`.
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
         let shared = self.shared.clone();
         let snapshot = Snapshot::new(shared, || lsn);
@@ -160,8 +161,8 @@ fn judge(
     writes: bool,
 ) -> ReceiptStatus {
     let Some(epoch) = history.find(receipt.epoch) else {
-        // Below the end of this log other epochs hold the place, and behind it a writer puts only its
-        // own. A follower may yet receive the epoch.
+        // Below the end of this log other epochs hold the place, and behind it a writer puts only
+        // its own. A follower may yet receive the epoch.
         return if writes || receipt.lsn <= positions.appended.lsn {
             ReceiptStatus::OnAFork
         } else {

@@ -92,8 +92,8 @@ impl Store {
         self.log().note_term(mark)
     }
 
-    /// Ends this node's right to write, durably and for good: a newer term exists. What waits ends as
-    /// unknown; reads go on.
+    /// Ends this node's right to write, durably and for good: a newer term exists. What waits ends
+    /// as unknown; reads go on.
     ///
     /// # Errors
     /// `DiskFull`, `Io`; the node then still is what it was.
@@ -101,8 +101,8 @@ impl Store {
         self.log().fence(by)
     }
 
-    /// Stands still, durably: this node's history and another contradict each other, and an operator
-    /// must choose. What waits ends as unknown; reads go on.
+    /// Stands still, durably: this node's history and another contradict each other, and an
+    /// operator must choose. What waits ends as unknown; reads go on.
     ///
     /// # Errors
     /// `DiskFull`, `Io`; the node then still is what it was.
@@ -136,8 +136,8 @@ impl Store {
         self.log().durable_mark()
     }
 
-    /// Puts everything from `fork` on aside, durably, and cuts the log there: it is not in the history
-    /// that this node joins. Answers with the file that keeps the bytes.
+    /// Puts everything from `fork` on aside, durably, and cuts the log there: it is not in the
+    /// history that this node joins. Answers with the file that keeps the bytes.
     ///
     /// # Errors
     /// `NotHeld` when no frame begins at `fork`, `NotWriter` when this node does not follow,
@@ -150,7 +150,8 @@ impl Store {
         shared.feed.quarantine(&shared.log, &shared.state, fork)
     }
 
-    /// Writes down, in the log, which policy holds from here on. Answers with the position behind it.
+    /// Writes down, in the log, which policy holds from here on. Answers with the position behind
+    /// it.
     ///
     /// # Errors
     /// Those of a commit.
@@ -165,8 +166,8 @@ impl Store {
         self.log().is_attached()
     }
 
-    /// Notes durably that a standby attaches, before it is answered: from now on another node may be
-    /// promoted in this one's absence.
+    /// Notes durably that a standby attaches, before it is answered: from now on another node may
+    /// be promoted in this one's absence.
     ///
     /// # Errors
     /// `DiskFull`, `Io`.

@@ -14,11 +14,12 @@ use crate::log::FrameSink;
 
 /// Index and catalogue.
 ///
-/// Invariants: it holds every frame below `end` and none above; frames are applied one at a time, in
-/// the order of the log, without a gap.
+/// Invariants: it holds every frame below `end` and none above; frames are applied one at a time,
+/// in the order of the log, without a gap.
 #[derive(Debug)]
 pub(crate) struct State {
-    /// Replaced as a whole when the log is cut below `end`; never changed but by insertion otherwise.
+    /// Replaced as a whole when the log is cut below `end`; never changed but by insertion
+    /// otherwise.
     index: RwLock<Arc<Index>>,
     pub(crate) catalogue: Catalogue,
     end: AtomicU64,
@@ -65,8 +66,8 @@ impl State {
         }
     }
 
-    /// Adds what a frame says. Replay at opening, a follower's replay and a writer's own commits all
-    /// come through here.
+    /// Adds what a frame says. Replay at opening, a follower's replay and a writer's own commits
+    /// all come through here.
     ///
     /// # Errors
     /// `Corrupt` when the frame holds what no writer forms. Nothing behind it is ever applied then:

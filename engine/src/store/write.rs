@@ -9,15 +9,16 @@ use crate::log::{CommitFuture, CommitOptions, LogState};
 use crate::receipt::Receipt;
 
 impl Store {
-    /// Makes this node the writer: applies all that its log holds, begins an epoch durably, and shows
-    /// everything. Only [`EpochReason::Promotion`], and the first epoch of a cluster, raise the term.
+    /// Makes this node the writer: applies all that its log holds, begins an epoch durably, and
+    /// shows everything. Only [`EpochReason::Promotion`], and the first epoch of a cluster, raise
+    /// the term.
     ///
     /// A node that has a peer calls it only after it has heard from that peer, or when an operator
     /// said so: it may have been replaced.
     ///
     /// # Errors
-    /// `NotWriter` when it writes already, `Fenced` when a newer term exists, `Limit` when `note` is
-    /// too long, `Corrupt`, `Poisoned`, `Closed`, `DiskFull`, `Io`.
+    /// `NotWriter` when it writes already, `Fenced` when a newer term exists, `Limit` when `note`
+    /// is too long, `Corrupt`, `Poisoned`, `Closed`, `DiskFull`, `Io`.
     pub fn begin_epoch(&self, reason: EpochReason, note: &str) -> Result<EpochRecord> {
         let shared = &self.shared;
         shared
@@ -71,8 +72,8 @@ impl Store {
     /// Commits a batch and waits until it is durable here, and for what `options` asks beyond that.
     ///
     /// # Errors
-    /// [`CommitError::Failed`] when nothing of it was written and never will be (of kind `Limit`: it
-    /// is too long for this store's segments; `NotWriter`, `Fenced`, `DiskFull`, `Poisoned`,
+    /// [`CommitError::Failed`] when nothing of it was written and never will be (of kind `Limit`:
+    /// it is too long for this store's segments; `NotWriter`, `Fenced`, `DiskFull`, `Poisoned`,
     /// `Closed`, `Timeout`). [`CommitError::Unknown`] when it may appear: check the receipt later.
     pub fn commit(&self, batch: Batch, options: CommitOptions) -> Result<Receipt, CommitError> {
         let tag = self.shared.state.catalogue.tag();
@@ -83,8 +84,8 @@ impl Store {
     /// Commits a batch without blocking: it is on its way when this returns, whether the future is
     /// polled or not. Works on any runtime.
     ///
-    /// The deadline in `options` is not looked at: put the runtime's own around the future. One that
-    /// is dropped leaves the outcome unknown.
+    /// The deadline in `options` is not looked at: put the runtime's own around the future. One
+    /// that is dropped leaves the outcome unknown.
     ///
     /// # Errors
     /// The future ends as [`Store::commit`] does.

@@ -71,8 +71,8 @@ pub enum CloseReason {
         /// Where both end.
         at: Lsn,
     },
-    /// The standby's log goes on in this history where its running writer's ends: the writer was set
-    /// back. Once it has restarted, it fetches what it lacks.
+    /// The standby's log goes on in this history where its running writer's ends: the writer was
+    /// set back. Once it has restarted, it fetches what it lacks.
     #[error("the standby's log ends at {standby_end}, beyond its writer's: restart this node")]
     WriterBehind {
         /// Where the standby's log ends.

@@ -33,8 +33,8 @@ pub enum Message {
         /// Where the histories part.
         fork: CommonPoint,
     },
-    /// "My forked tail lies in quarantine, durably." Sent by the standby after [`Message::Diverged`].
-    /// The primary compares the histories again, with this end.
+    /// "My forked tail lies in quarantine, durably." Sent by the standby after
+    /// [`Message::Diverged`]. The primary compares the histories again, with this end.
     CutDone {
         /// Session and epoch.
         binding: Binding,

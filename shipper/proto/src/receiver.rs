@@ -1,9 +1,9 @@
 //! The standby's side, over all its sessions.
 //!
-//! A [`Receiver`] lives as long as its node follows. One at a time it goes through the sessions that
-//! its primary opens; what must not depend on a session (the log, what is noted, the silence, the
-//! withdrawal) stays. The handshake is here; what follows it is in `follow` (frames come in) and
-//! `serve` (a restarted primary takes its lost tail back).
+//! A [`Receiver`] lives as long as its node follows. One at a time it goes through the sessions
+//! that its primary opens; what must not depend on a session (the log, what is noted, the silence,
+//! the withdrawal) stays. The handshake is here; what follows it is in `follow` (frames come in)
+//! and `serve` (a restarted primary takes its lost tail back).
 
 mod follow;
 mod handshake;

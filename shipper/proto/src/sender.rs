@@ -1,8 +1,8 @@
 //! The primary's side of one session.
 //!
 //! A [`Sender`] lives for one attempt: it says Hello, and ends with [`SenderOutput::Close`]. The
-//! shell makes the next one. The handshake is here; what follows it is in `ship` (a writer ships its
-//! log) and `fetch` (a restarted primary takes its lost tail back).
+//! shell makes the next one. The handshake is here; what follows it is in `ship` (a writer ships
+//! its log) and `fetch` (a restarted primary takes its lost tail back).
 
 mod fetch;
 mod handshake;
@@ -38,9 +38,10 @@ use crate::time::MonoTime;
 ///
 /// Invariants:
 /// 1. Nothing is concluded from a message that names another session or epoch.
-/// 2. No data leaves before the standby's log is known to be a prefix of this one, the attachment is
-///    noted durably, and the standby has accepted it.
-/// 3. received ≥ durable ≥ applied, none moves back within the session, none is beyond what was sent.
+/// 2. No data leaves before the standby's log is known to be a prefix of this one, the attachment
+///    is noted durably, and the standby has accepted it.
+/// 3. received ≥ durable ≥ applied, none moves back within the session, none is beyond what was
+///    sent.
 /// 4. Data in flight never exceeds the window (a single longer frame goes alone).
 /// 5. `contact` is the moment of a heartbeat of this session that was echoed; it never moves back.
 #[derive(Debug)]

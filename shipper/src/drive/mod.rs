@@ -1,4 +1,5 @@
-//! The shell around the protocol's pure state machines: links below, a store behind, a clock beside.
+//! The shell around the protocol's pure state machines: links below, a store behind, a clock
+//! beside.
 
 mod boot_clock;
 mod reads;

@@ -78,7 +78,8 @@ impl Wire {
         Ok(())
     }
 
-    /// Puts data in the queue. All of a session is one run, so only the first has its header written.
+    /// Puts data in the queue. All of a session is one run, so only the first has its header
+    /// written.
     pub fn push_data(&mut self, header: &RunHeader, bytes: Bytes) {
         if !std::mem::replace(&mut self.run_begun, true) {
             let header = outlast_proto::encode_run(header);

@@ -56,8 +56,8 @@ impl MessageSender {
         self.queue.len()
     }
 
-    /// Hands all messages of the queue to the transport. May be dropped at any time: what is not yet
-    /// handed over stays in the queue, and no message is ever sent in part or twice.
+    /// Hands all messages of the queue to the transport. May be dropped at any time: what is not
+    /// yet handed over stays in the queue, and no message is ever sent in part or twice.
     ///
     /// # Errors
     /// When the link has ended, or the peer reads no messages any more.
@@ -72,7 +72,8 @@ impl MessageSender {
         Ok(())
     }
 
-    /// Sends one message, behind those in the queue. If it is dropped, the message stays in the queue.
+    /// Sends one message, behind those in the queue. If it is dropped, the message stays in the
+    /// queue.
     ///
     /// # Errors
     /// As [`flush`](Self::flush).
@@ -115,8 +116,8 @@ impl MessageReader {
         }
     }
 
-    /// The next message; none once the peer has said that no more will come. May be dropped at any time
-    /// without losing anything.
+    /// The next message; none once the peer has said that no more will come. May be dropped at any
+    /// time without losing anything.
     ///
     /// # Errors
     /// When the link has ended, or what arrived is no message; the link is closed then.

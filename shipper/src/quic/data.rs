@@ -31,8 +31,8 @@ const _: () = assert!(HEADER_LEN as u64 == DATA_HEADER_BYTES);
 
 /// Sends data to the peer.
 ///
-/// The bytes are cut into streams of [`DATA_STREAM_BYTES`]. A stream is written to as data comes, so
-/// nothing waits for a stream to fill.
+/// The bytes are cut into streams of [`DATA_STREAM_BYTES`]. A stream is written to as data comes,
+/// so nothing waits for a stream to fill.
 #[derive(Debug)]
 pub struct DataSender {
     shared: Arc<Shared>,
@@ -68,15 +68,15 @@ impl DataSender {
         self.queue.push(data);
     }
 
-    /// Bytes that wait to be handed over, so that whoever pushes can stop in time. What was handed over
-    /// and is under way comes on top, and is bounded by the link's settings.
+    /// Bytes that wait to be handed over, so that whoever pushes can stop in time. What was handed
+    /// over and is under way comes on top, and is bounded by the link's settings.
     #[must_use]
     pub const fn queued_bytes(&self) -> usize {
         self.queue.len()
     }
 
-    /// Hands the whole queue to the transport; waits while as much is under way as the settings allow.
-    /// May be dropped at any time: what is not yet handed over stays in the queue.
+    /// Hands the whole queue to the transport; waits while as much is under way as the settings
+    /// allow. May be dropped at any time: what is not yet handed over stays in the queue.
     ///
     /// # Errors
     /// When the link has ended, or the peer reads no data any more.
@@ -186,8 +186,8 @@ impl DataReceiver {
         }
     }
 
-    /// The bytes that come next: as many as have arrived and fit in one piece of memory of modest size.
-    /// Where they are cut means nothing. May be dropped at any time without losing anything.
+    /// The bytes that come next: as many as have arrived and fit in one piece of memory of modest
+    /// size. Where they are cut means nothing. May be dropped at any time without losing anything.
     ///
     /// # Errors
     /// When the link has ended, or what arrived is not the data that comes next; the link is closed

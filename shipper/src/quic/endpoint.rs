@@ -51,8 +51,8 @@ pub struct Refused {
 
 /// A node's place in the network: it dials peers and, while it listens, is dialled by them.
 ///
-/// All of it runs on the thread of the [`NetHandle`] that it was started with. Dropping it closes all
-/// its links.
+/// All of it runs on the thread of the [`NetHandle`] that it was started with. Dropping it closes
+/// all its links.
 pub struct Endpoint {
     core: Arc<Core>,
     arrivals: tokio::sync::Mutex<mpsc::Receiver<Result<Link, Refused>>>,
@@ -63,8 +63,8 @@ impl Endpoint {
     /// Binds `address` and begins to listen.
     ///
     /// # Errors
-    /// When a setting is out of its limits, the list of peers holds this node's own key, or the address
-    /// cannot be bound.
+    /// When a setting is out of its limits, the list of peers holds this node's own key, or the
+    /// address cannot be bound.
     pub async fn start(
         net: &NetHandle,
         address: SocketAddr,
@@ -149,8 +149,8 @@ impl Endpoint {
         self.buffers
     }
 
-    /// Makes a link with the node `expected` at `address`. It stands when both sides have let each other
-    /// in. May be dropped at any time; nothing comes of it then.
+    /// Makes a link with the node `expected` at `address`. It stands when both sides have let each
+    /// other in. May be dropped at any time; nothing comes of it then.
     ///
     /// # Errors
     /// When nobody answers, somebody else does, or one side does not let the other in.
@@ -163,15 +163,15 @@ impl Endpoint {
         }
     }
 
-    /// The next link that a peer made, or the next attempt that was refused and was logged as such; none
-    /// once the endpoint is closed. Of very many refusals at a time not all are told. May be dropped at any
-    /// time without losing anything.
+    /// The next link that a peer made, or the next attempt that was refused and was logged as such;
+    /// none once the endpoint is closed. Of very many refusals at a time not all are told. May be
+    /// dropped at any time without losing anything.
     pub async fn accept(&self) -> Option<Result<Link, Refused>> {
         self.arrivals.lock().await.recv().await
     }
 
-    /// Whether peers can make links. Those that stand are not touched. To somebody who tries, a node
-    /// that does not listen is as good as not there.
+    /// Whether peers can make links. Those that stand are not touched. To somebody who tries, a
+    /// node that does not listen is as good as not there.
     pub fn set_listening(&self, listening: bool) {
         let server = listening.then(|| self.core.server.clone());
         self.core.listening.store(listening, Ordering::Relaxed);
@@ -284,8 +284,8 @@ impl Live {
 }
 
 impl Core {
-    /// Does something to quinn's endpoint, from any thread, that must not panic even if one of quinn's
-    /// own tasks did.
+    /// Does something to quinn's endpoint, from any thread, that must not panic even if one of
+    /// quinn's own tasks did.
     fn touch<T>(&self, what: impl FnOnce(&quinn::Endpoint) -> T) -> Result<T, LinkError> {
         let touched = catch_unwind(AssertUnwindSafe(|| what(&self.quic)));
         touched.map_err(|_| transport::unusable("a task of it panicked: start it again"))
@@ -310,8 +310,8 @@ impl Core {
         self.open(shared, send, recv).await
     }
 
-    /// Sees to it that both sides have let each other in: in TLS 1.3 the side that dialled is done before
-    /// the other has looked at its key.
+    /// Sees to it that both sides have let each other in: in TLS 1.3 the side that dialled is done
+    /// before the other has looked at its key.
     async fn open(
         &self,
         shared: Arc<link::Shared>,
@@ -338,7 +338,8 @@ impl Core {
             .peer_identity()
             .and_then(|identity| identity.downcast::<Vec<CertificateDer<'static>>>().ok())
             .unwrap_or_default();
-        // Under the lock, so that a key that is removed meanwhile is found in one place or the other.
+        // Under the lock, so that a key that is removed meanwhile is found in one place or the
+        // other.
         let mut links = self.links.lock();
         let peer: Peer = match judge.peer(&certificates) {
             Ok(peer) => peer,
@@ -388,7 +389,8 @@ impl Core {
                 continue;
             }
             if !incoming.remote_address_validated() {
-                // A token, which costs nothing to keep, goes to where the packet says that it came from.
+                // A token, which costs nothing to keep, goes to where the packet says that it came
+                // from.
                 if let Err(error) = incoming.retry() {
                     error.into_incoming().ignore();
                 }

@@ -20,8 +20,8 @@ use crate::peers::Peer;
 /// A link: messages and data, in both directions, with a peer that proved who it is.
 ///
 /// Messages overtake data and never wait for it, whether or not the other side reads its data. The
-/// parts can go to tasks of their own. The link ends when one is told to close it, when all parts are
-/// dropped, or when the line is lost.
+/// parts can go to tasks of their own. The link ends when one is told to close it, when all parts
+/// are dropped, or when the line is lost.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Link {
@@ -71,9 +71,9 @@ impl LinkHandle {
         self.0.address
     }
 
-    /// Closes the link at once. What was not yet acknowledged may or may not arrive: a side that wants
-    /// its last words heard ends its messages and waits for the other side to close. The first to close
-    /// gives the reason; closing again changes nothing.
+    /// Closes the link at once. What was not yet acknowledged may or may not arrive: a side that
+    /// wants its last words heard ends its messages and waits for the other side to close. The
+    /// first to close gives the reason; closing again changes nothing.
     pub fn close(&self, code: CloseCode, reason: &str) {
         self.0.close(code, reason);
     }

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Chunks that are worth joining are joined up to this length: the transport searches what is under way
-/// from its beginning for every packet, so many small chunks would cost more than one copy.
+/// Chunks that are worth joining are joined up to this length: the transport searches what is under
+/// way from its beginning for every packet, so many small chunks would cost more than one copy.
 const JOINED_BYTES_MAX: usize = 64 << 10;
 
 /// Buffers handed over at a time.
@@ -34,8 +34,8 @@ impl ByteQueue {
         self.len == 0
     }
 
-    /// What stands at the front, at most `len_max` bytes of it, without taking it out: whoever hands it
-    /// over may be stopped before it is known how much was taken.
+    /// What stands at the front, at most `len_max` bytes of it, without taking it out: whoever
+    /// hands it over may be stopped before it is known how much was taken.
     pub(super) fn front(&mut self, len_max: usize) -> Vec<Bytes> {
         if self.chunks.len() > CHUNKS_AT_ONCE {
             self.join_small();

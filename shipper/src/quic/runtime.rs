@@ -1,5 +1,5 @@
-//! What quinn runs on: its tasks are supervised like all others of the network, and its socket sends no
-//! more at once than UDP has room for.
+//! What quinn runs on: its tasks are supervised like all others of the network, and its socket
+//! sends no more at once than UDP has room for.
 
 use std::future::Future;
 use std::io::{self, IoSliceMut};
@@ -47,8 +47,8 @@ impl Runtime for SupervisedRuntime {
 
 /// A socket that takes together no more packets of the largest size than fit in one payload.
 ///
-/// quinn hands over up to ten. Of ten packets for a line with jumbo frames the system takes none at all,
-/// quinn believes them lost, and goes back to the smallest packets for good.
+/// quinn hands over up to ten. Of ten packets for a line with jumbo frames the system takes none at
+/// all, quinn believes them lost, and goes back to the smallest packets for good.
 #[derive(Debug)]
 struct Socket {
     inner: Arc<dyn AsyncUdpSocket>,

@@ -1,8 +1,9 @@
 //! Keeps one panic from becoming the end of the process.
 //!
-//! quinn guards each connection by a standard mutex and unwraps it, in destructors too. A panic under
-//! that mutex therefore makes every later touch of the connection panic; and when that happens in a
-//! destructor while a task already unwinds, the process is aborted, and the store with it.
+//! quinn guards each connection by a standard mutex and unwraps it, in destructors too. A panic
+//! under that mutex therefore makes every later touch of the connection panic; and when that
+//! happens in a destructor while a task already unwinds, the process is aborted, and the store with
+//! it.
 
 use std::mem;
 use std::ops::{Deref, DerefMut};

@@ -1,4 +1,5 @@
-//! Who is let in: TLS 1.3 on both sides, keys by their pins, and neither names nor dates nor clocks.
+//! Who is let in: TLS 1.3 on both sides, keys by their pins, and neither names nor dates nor
+//! clocks.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -232,8 +233,8 @@ pub(super) fn server(identity: &Identity, judge: Arc<Judge>) -> Result<ServerCon
         .with_client_cert_verifier(judge)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.certified())));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    // Every link is a whole handshake: what is resumed is not verified again, and what is sent before
-    // the handshake ends can be played back by anybody.
+    // Every link is a whole handshake: what is resumed is not verified again, and what is sent
+    // before the handshake ends can be played back by anybody.
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -254,7 +255,8 @@ pub(super) fn client(identity: &Identity, judge: Arc<Judge>) -> Result<ClientCon
     Ok(config)
 }
 
-/// ring, with the fastest suite first. Named everywhere, so that the process's default is never asked.
+/// ring, with the fastest suite first. Named everywhere, so that the process's default is never
+/// asked.
 fn provider() -> CryptoProvider {
     let mut provider = rustls::crypto::ring::default_provider();
     provider
@@ -327,7 +329,8 @@ mod tests {
         body.push(0);
         body.extend([0, 2, 0xc0, 0x2b]);
         body.extend([1, 0]);
-        // signature_algorithms and supported_groups, without which it would be refused for another reason.
+        // signature_algorithms and supported_groups, without which it would be refused for another
+        // reason.
         let extensions = [0, 13, 0, 4, 0, 2, 4, 3, 0, 10, 0, 4, 0, 2, 0, 29];
         body.extend([0, len(&extensions)]);
         body.extend(extensions);

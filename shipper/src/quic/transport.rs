@@ -15,8 +15,8 @@ use crate::error::LinkError;
 /// What a stream of data has before its data.
 pub(super) const DATA_HEADER_BYTES: u64 = 24;
 
-/// Window of one stream: a whole stream of data. A single stream is never the bottleneck then, and is
-/// too short to be cut into the 1024 separate pieces at which quinn gives a connection up.
+/// Window of one stream: a whole stream of data. A single stream is never the bottleneck then, and
+/// is too short to be cut into the 1024 separate pieces at which quinn gives a connection up.
 const STREAM_WINDOW_BYTES: u64 = DATA_STREAM_BYTES + DATA_HEADER_BYTES;
 
 /// Kept free of data, on both sides, so that messages pass when data does not.

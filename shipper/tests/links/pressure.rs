@@ -88,8 +88,8 @@ fn a_message_is_taken_at_once_while_as_much_data_as_may_be_is_under_way() {
     run(|net| async move {
         let (_left, _right, mut left, mut right) = linked(&net, &config).await;
         left.data_out.push(Bytes::from(vec![7; 10 << 20]));
-        // Nothing is sent meanwhile: the transport's own tasks run on this thread, and this one does not
-        // let go of it.
+        // Nothing is sent meanwhile: the transport's own tasks run on this thread, and this one
+        // does not let go of it.
         tokio::select! {
             biased;
             done = left.data_out.flush() => panic!("10 MiB are under way: {done:?}"),

@@ -179,8 +179,8 @@ fn nothing_is_lost_or_doubled_when_waiting_is_given_up_again_and_again() {
     });
 }
 
-/// Single bytes, each handed over alone, while the reader does not keep up: the pieces of one stream are
-/// many, and the transport must neither give up nor need much for them.
+/// Single bytes, each handed over alone, while the reader does not keep up: the pieces of one
+/// stream are many, and the transport must neither give up nor need much for them.
 #[test]
 fn a_reader_that_lags_behind_very_small_pieces_gets_them_all() {
     const LEN: u64 = 30_000;
@@ -204,8 +204,8 @@ fn slow_start() -> LinkConfig {
     }
 }
 
-/// Of three streams of data that wait to be sent, none is finished before a message that came when the
-/// first had begun.
+/// Of three streams of data that wait to be sent, none is finished before a message that came when
+/// the first had begun.
 #[test]
 fn a_message_overtakes_data_that_waits() {
     run(|net| async move {

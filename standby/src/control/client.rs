@@ -54,7 +54,8 @@ impl Client {
         next(&mut self.reader)
     }
 
-    /// Sends a request and gives each answer to `each` until the last. A failure ends it as an error.
+    /// Sends a request and gives each answer to `each` until the last. A failure ends it as an
+    /// error.
     ///
     /// # Errors
     /// What the node answers, or that it went away.

@@ -195,8 +195,8 @@ pub(super) async fn follow_up(
     }
 }
 
-/// Puts an answer in the outbox from where nothing may wait. A client that takes none of its answers
-/// is cut off rather than waited for.
+/// Puts an answer in the outbox from where nothing may wait. A client that takes none of its
+/// answers is cut off rather than waited for.
 fn tell(outbox: &Outbox, answer: Answer) {
     if let Err(mpsc::error::TrySendError::Full(_)) = outbox.try_send(answer) {
         tracing::warn!("a client does not take its answers: they are dropped");

@@ -35,9 +35,9 @@ const SILENCE_MAX: Duration = Duration::from_millis(600);
 ///
 /// Makes two nodes in a temporary directory and starts them as two processes on loopback. Loads the
 /// input, kills the primary with SIGKILL at a commit drawn from the seed, promotes the standby, and
-/// checks with a plain map over the input, not with the engine, that the promoted state is exactly a
-/// prefix of the input and that nothing acknowledged at level replicated is missing. Then it writes
-/// on. Exits non-zero if anything is not so.
+/// checks with a plain map over the input, not with the engine, that the promoted state is exactly
+/// a prefix of the input and that nothing acknowledged at level replicated is missing. Then it
+/// writes on. Exits non-zero if anything is not so.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   outlast demo

@@ -16,8 +16,8 @@ use crate::node::failed;
 
 /// Make a node in an empty directory
 ///
-/// The first node of a cluster makes the cluster's id; its standby is given that id. Each node makes
-/// its own key, and trusts the other by the line that `outlast pin show` prints there.
+/// The first node of a cluster makes the cluster's id; its standby is given that id. Each node
+/// makes its own key, and trusts the other by the line that `outlast pin show` prints there.
 #[derive(Debug, Args)]
 #[command(after_help = "Example, a pair:
   outlast init --dir a --name seoul-a --peer pangyo-b --policy async --listen 10.0.0.1:7411

@@ -20,8 +20,8 @@ use crate::output::{number, table};
 /// Load batches into the running node
 ///
 /// Each line of the input is one batch, committed as a whole and in order:
-/// {"ops": [["put", "key", "value"], ["delete", "key"]]}. Other strings than Unicode are refused with
-/// the number of their line, before anything behind it is sent.
+/// {"ops": [["put", "key", "value"], ["delete", "key"]]}. Other strings than Unicode are refused
+/// with the number of their line, before anything behind it is sent.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   outlast load --dir a --input history.jsonl --level replicated

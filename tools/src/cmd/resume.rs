@@ -10,8 +10,9 @@ use crate::node::{failed, unexpected};
 
 /// Let a restarted primary go on without having heard from its standby
 ///
-/// A restarted primary waits for its standby, which may have been promoted, or may hold commits that
-/// this node lost. This gives up what only the standby holds. Make sure that it was not promoted.
+/// A restarted primary waits for its standby, which may have been promoted, or may hold commits
+/// that this node lost. This gives up what only the standby holds. Make sure that it was not
+/// promoted.
 #[derive(Debug, Args)]
 pub(crate) struct ResumeAlone {
     /// Why, for the record

@@ -12,8 +12,8 @@ use crate::node::failed;
 
 /// Run the node as what it last was
 ///
-/// SIGTERM and SIGINT close it cleanly. A primary that has a standby waits to hear from it before it
-/// acknowledges anything.
+/// SIGTERM and SIGINT close it cleanly. A primary that has a standby waits to hear from it before
+/// it acknowledges anything.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {}
 

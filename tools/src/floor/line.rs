@@ -1,4 +1,5 @@
-//! What a hop through the relay costs: the round trip of small datagrams and the rate of large ones.
+//! What a hop through the relay costs: the round trip of small datagrams and the rate of large
+//! ones.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};

@@ -1,5 +1,5 @@
-//! A pair to measure: the primary in this process, its standby in a process of its own, perhaps with
-//! a relay on the line between them.
+//! A pair to measure: the primary in this process, its standby in a process of its own, perhaps
+//! with a relay on the line between them.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A standby that was away: how fast it catches up, and what that does to the line; and how fast its
-//! log is replayed when it is opened again.
+//! A standby that was away: how fast it catches up, and what that does to the line; and how fast
+//! its log is replayed when it is opened again.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -67,7 +67,8 @@ pub struct CatchUp {
     pub round_trip_us: Spread,
     /// Local commits meanwhile, one at a time: how long each took, in microseconds.
     pub local_commit_us: Spread,
-    /// From the end of catching up until live commits were replicated within 2 ms again, in seconds.
+    /// From the end of catching up until live commits were replicated within 2 ms again, in
+    /// seconds.
     pub live_again_in_s: f64,
     /// How long opening the caught-up standby's log took, in seconds.
     pub replayed_in_s: f64,

@@ -160,7 +160,8 @@ fn parse(bytes: &[u8]) -> Result<Vec<Operation>, String> {
     line.ops.into_iter().map(operation).collect()
 }
 
-/// What is wrong with a line. The parser counts lines from its own beginning, so its own is left out.
+/// What is wrong with a line. The parser counts lines from its own beginning, so its own is left
+/// out.
 fn why(bytes: &[u8], error: &serde_json::Error) -> String {
     if let Err(error) = std::str::from_utf8(bytes) {
         return format!("it is not valid Unicode from byte {}", error.valid_up_to());

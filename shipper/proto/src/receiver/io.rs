@@ -46,8 +46,8 @@ pub enum ReceiverInput {
     Noted,
     /// [`ReceiverOutput::Quarantine`] is done, durably: the log ends at the fork.
     Quarantined(Box<LogView>),
-    /// The answer to [`ReceiverOutput::Read`]: whole frames from `from` on, at least one (the log is
-    /// known to hold it), at most `max_bytes` unless the first is longer.
+    /// The answer to [`ReceiverOutput::Read`]: whole frames from `from` on, at least one (the log
+    /// is known to hold it), at most `max_bytes` unless the first is longer.
     LogBytes {
         /// Where the bytes begin, as it was asked.
         from: Lsn,

@@ -76,8 +76,8 @@ pub enum SenderOutput {
         standby: NodeId,
     },
     /// Append frames of this node's own lost tail, fetched from its standby; then give
-    /// [`SenderInput::Appended`]. Only before the epoch begins. Finish it even when the session ends
-    /// meanwhile, before the facts of the next one are read.
+    /// [`SenderInput::Appended`]. Only before the epoch begins. Finish it even when the session
+    /// ends meanwhile, before the facts of the next one are read.
     Append(FrameRun),
     /// Fsync all that was handed out by `Append` before, then give [`SenderInput::Durable`]. One
     /// fsync may answer several.

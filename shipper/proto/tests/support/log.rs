@@ -58,7 +58,8 @@ impl FakeLog {
                 .map_or(id, |last| last.opened_by),
             fork: chain.lsn,
             node,
-            // Makes the frame as long as those of the default batch, for round positions in scripts.
+            // Makes the frame as long as those of the default batch, for round positions in
+            // scripts.
             node_name: "n".repeat(38),
             reason: EpochReason::Restart,
             note: String::new(),
@@ -145,7 +146,8 @@ impl FakeLog {
             .unwrap_or_else(|| panic!("no frame ends at {lsn}"))
     }
 
-    /// What a writer would put into its next frame: it may carry what is durable and applied by now.
+    /// What a writer would put into its next frame: it may carry what is durable and applied by
+    /// now.
     fn fields(&self, kind: FrameKind, batches: u32) -> FrameFields {
         FrameFields {
             kind,

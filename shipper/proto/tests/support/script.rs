@@ -3,8 +3,10 @@
 //! | command | what it does |
 //! |---|---|
 //! | `epoch p id=1 term=1 start=1 [node=p]` | the node's log begins an epoch |
-//! | `write p [frames=1] [bytes=112]` | its log gets frames, of 200 bytes by default; a sender is told |
-//! | `fsync p [durable=LSN] [visible=LSN] [quiet=1]` | they are durable and visible; a sender is told |
+//! | `write p [frames=1] [bytes=112]` | its log gets frames, of 200 bytes by default; a sender is
+//! told |
+//! | `fsync p [durable=LSN] [visible=LSN] [quiet=1]` | they are durable and visible; a sender is
+//! told |
 //! | `copy p s [to=LSN] [durable=LSN] [applied=LSN]` | `s` gets `p`'s log, up to there |
 //! | `cut p to=LSN` | the log loses what lies behind |
 //! | `damage p at=LSN` | a bit of its log flips |

@@ -363,7 +363,8 @@ fn text(report: &LagReport) -> String {
     parts.join("\n\n")
 }
 
-/// The level's median beside the sum of what it cannot do without: a round trip and a durable write.
+/// The level's median beside the sum of what it cannot do without: a round trip and a durable
+/// write.
 fn against_floor(report: &LagReport) -> Option<String> {
     let quic = report.floors.quic?;
     let append = report.floors.append_p50_us(128)?;
