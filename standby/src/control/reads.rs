@@ -42,7 +42,10 @@ pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Resul
             let end = end.map_or(Bound::Unbounded, Bound::Excluded);
             let range = snapshot.range::<Vec<u8>>(&keyspace, (Bound::Included(start), end));
             // An error is inside too: it is what ends the answer.
-            let inside = |entry: &outlast_engine::Result<(bytes::Bytes, bytes::Bytes)>| !matches!(entry, Ok((key, _)) if !key.starts_with(&prefix));
+            let inside = |entry: &outlast_engine::Result<(bytes::Bytes, bytes::Bytes)>| {
+                let key = entry.as_ref().map(|(key, _)| key);
+                key.map_or(true, |key| key.starts_with(&prefix))
+            };
             let limit = limit.map_or(usize::MAX, |limit| {
                 usize::try_from(limit).unwrap_or(usize::MAX)
             });
