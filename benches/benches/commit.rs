@@ -41,10 +41,11 @@ fn main() -> anyhow::Result<()> {
         options.dir.display(),
         load_1min()
     );
+    let bench = Bench::prepare(&options)?;
     let mut rounds = Vec::new();
     for number in 1..=options.rounds {
         eprintln!("round {number} of {}, load {}", options.rounds, load_1min());
-        rounds.push(Round::measure(&options)?);
+        rounds.push(bench.round(&options)?);
     }
     print(&rounds);
     Ok(())
@@ -88,8 +89,14 @@ type Row = (f64, LatencySummary);
 /// All rows of one round, by name.
 struct Round(BTreeMap<String, Row>);
 
-impl Round {
-    fn measure(options: &Options) -> anyhow::Result<Self> {
+/// What all rounds run on: files that are filled with zeros take part of the disk while they are made.
+struct Bench {
+    file: FloorFile,
+    engines: Vec<(Mode, Engine)>,
+}
+
+impl Bench {
+    fn prepare(options: &Options) -> anyhow::Result<Self> {
         let file = FloorFile::create(FloorSettings {
             row_time: options.row_time,
             writes_max: u64::MAX,
@@ -97,16 +104,26 @@ impl Round {
             record_bytes: VALUE_BYTES,
             ..FloorSettings::usual(options.dir.clone())
         })?;
+        let engine = |(mode, write_mode)| Ok((mode, Engine::make(&options.dir, write_mode)?));
+        let engines = MODES
+            .into_iter()
+            .map(engine)
+            .collect::<anyhow::Result<_>>()?;
+        Ok(Self { file, engines })
+    }
+
+    fn round(&self, options: &Options) -> anyhow::Result<Round> {
         let mut rows = BTreeMap::new();
-        for (mode, write_mode) in MODES {
-            let floor = file.append(mode, VALUE_BYTES)?;
+        for (mode, engine) in &self.engines {
+            let floor = self.file.append(*mode, VALUE_BYTES)?;
             rows.insert(
                 format!("floor lone {mode}"),
                 (floor.writes_per_s, floor.latency),
             );
-            let engine = Engine::make(&options.dir, write_mode)?;
             rows.insert(format!("engine lone {mode}"), engine.threads(1, options)?);
-            let floor = file.group_commit(mode)?;
+        }
+        for (mode, engine) in &self.engines {
+            let floor = self.file.group_commit(*mode)?;
             rows.insert(
                 format!("floor {THREADS} threads {mode}"),
                 (floor.commits_per_s, floor.latency),
@@ -115,14 +132,18 @@ impl Round {
                 format!("engine {THREADS} threads {mode}"),
                 engine.threads(THREADS, options)?,
             );
+        }
+        for (mode, engine) in &self.engines {
             rows.insert(
                 format!("engine {IN_FLIGHT} in flight {mode}"),
                 engine.in_flight(options)?,
             );
         }
-        Ok(Self(rows))
+        Ok(Round(rows))
     }
+}
 
+impl Round {
     fn row(&self, name: &str) -> Row {
         self.0.get(name).copied().unwrap_or_default()
     }
