@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
 use outlast_engine::format::Lsn;
@@ -53,12 +54,30 @@ pub(super) struct Watched {
 #[derive(Default)]
 pub(super) struct Watch {
     waiting: Mutex<[VecDeque<(Lsn, Watched)>; 4]>,
+    /// Commits between [`Watch::add`] and their last stage, those that are in no queue just now too.
+    watched: AtomicUsize,
     pub(super) moved: Notify,
 }
 
 impl Watch {
+    /// The store's positions moved. Wakes nobody while nothing is watched: a wake-up of this thread
+    /// for every position of every commit costs more than the commit's own work.
+    pub(super) fn tell(&self) {
+        // A watcher counts itself and then looks at the positions; a position is published before
+        // this. The fences order both, so that one of the two sees the other.
+        fence(Ordering::SeqCst);
+        if self.watched.load(Ordering::Relaxed) > 0 {
+            self.moved.notify_one();
+        }
+    }
+
     /// Watches a commit until its last stage.
     pub(super) fn add(&self, store: &Store, watched: Watched) {
+        if watched.stages.is_empty() {
+            return;
+        }
+        self.watched.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         self.put(watched);
         self.look(store);
     }
@@ -121,7 +140,11 @@ impl Watch {
                 reply,
             },
         );
-        self.put(watched);
+        if last {
+            self.watched.fetch_sub(1, Ordering::Relaxed);
+        } else {
+            self.put(watched);
+        }
     }
 
     fn abandon(&self, state: &LogState) {
@@ -129,6 +152,7 @@ impl Watch {
             let mut waiting = self.waiting.lock();
             waiting.iter_mut().flat_map(std::mem::take).collect()
         };
+        self.watched.fetch_sub(all.len(), Ordering::Relaxed);
         for (_, watched) in all {
             let failure = Failure {
                 kind: FailureKind::Unknown,

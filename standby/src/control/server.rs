@@ -56,7 +56,7 @@ impl ControlServer {
         std::fs::set_permissions(&path, private).map_err(making)?;
         let watch = Arc::new(Watch::default());
         let moved = watch.clone();
-        inner.store.on_change(move || moved.moved.notify_one());
+        inner.store.on_change(move || moved.tell());
         let (stop, stopped) = oneshot::channel::<()>();
         let (node, store) = (Arc::downgrade(inner), inner.store.clone());
         let thread = std::thread::Builder::new()
