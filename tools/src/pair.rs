@@ -158,7 +158,7 @@ impl Pair {
         arguments: impl IntoIterator<Item = A>,
     ) -> Command {
         let mut command = binary(&self.exe);
-        command.args(arguments).arg("--dir").arg(&node.dir);
+        command.arg("--dir").arg(&node.dir).args(arguments);
         command.stdin(Stdio::null());
         command
     }

@@ -1,0 +1,227 @@
+//! Histories of repositories, loaded through a pair with a restart of each node and a promotion on
+//! the way; each state compared with what git says it is.
+//!
+//! `OUTLAST_HISTORIES` names the folder of real ones, when the tests are built and when they run.
+//! Without it those tests are ignored, and a generated one is tested.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+
+use outlast_tools::model;
+use outlast_tools::pair::{NodePlace, NodeProcess};
+use sha2::{Digest, Sha256};
+use support::{Site, batches, ended, history, json};
+
+const VARIABLE: &str = "OUTLAST_HISTORIES";
+const SEGMENT_SIZE: u64 = 1 << 20;
+const SMALL_SEGMENT_SIZE: u64 = 256 << 10;
+
+/// What the state must be after so many batches.
+#[derive(Clone, Debug)]
+struct Expected {
+    batches: usize,
+    keys: u64,
+    sha256: String,
+}
+
+struct History {
+    lines: Vec<String>,
+    expected: Vec<Expected>,
+}
+
+impl History {
+    fn real(name: &str) -> Self {
+        let folder = std::env::var_os(VARIABLE).map(PathBuf::from);
+        let folder = folder.unwrap_or_else(|| panic!("{VARIABLE} names no folder of histories"));
+        let read = |ending: &str| {
+            let path = folder.join(format!("{name}-history.{ending}"));
+            fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        };
+        let expected = read("expected");
+        let expected = expected.lines().map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            Expected {
+                batches: words[0].parse().unwrap(),
+                keys: words[1].parse().unwrap(),
+                sha256: words[2].to_owned(),
+            }
+        });
+        Self {
+            expected: expected.collect(),
+            lines: read("jsonl").lines().map(str::to_owned).collect(),
+        }
+    }
+
+    fn generated(seed: u64, count: usize) -> Self {
+        let lines = history(seed, count);
+        let texts: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let batches = batches(&texts);
+        let expected = (1..=8).map(|part| {
+            let count = count * part / 8;
+            let state = model::state(&batches[..count]);
+            let mut hash = Sha256::new();
+            for (key, value) in &state {
+                hash.update(format!("{key}\t{value}\n"));
+            }
+            let hex = hash
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            Expected {
+                batches: count,
+                keys: state.len() as u64,
+                sha256: hex,
+            }
+        });
+        let expected = expected.collect();
+        Self { lines, expected }
+    }
+}
+
+/// Loads a history in slices that end where its state is known, at level applied, so that both nodes
+/// must show that state at once. Between slices the standby restarts, then the primary; then the
+/// primary is killed, its standby promoted, and a new standby begins from nothing.
+fn through_a_pair(history: &History, segment_size: u64) -> (Site, NodeProcess, NodeProcess) {
+    let site = Site::new(segment_size);
+    let (mut primary, mut standby) = site.start();
+    let (mut primary_at, mut standby_at) = (site.pair.a.clone(), site.pair.b.clone());
+    let slices = history.expected.len();
+    let mut from = 0;
+    for (number, expected) in history.expected.iter().enumerate() {
+        let lines: Vec<_> = history.lines[..expected.batches]
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let input = site.input("slice.jsonl", &lines);
+        let arguments = ["--level", "applied", "--from", &from.to_string()].map(str::to_owned);
+        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let loaded = json(&site.load(&primary_at, &input, &arguments));
+        assert_eq!(loaded["acknowledged"]["applied"], expected.batches - from);
+        compare(&site, &primary_at, expected);
+        compare(&site, &standby_at, expected);
+        from = expected.batches;
+        if number == slices / 4 {
+            standby.terminate().unwrap();
+            standby = site.start_one(&standby_at);
+            compare(&site, &standby_at, expected);
+        }
+        if number == slices / 2 {
+            primary.terminate().unwrap();
+            primary = site.start_one(&primary_at);
+            primary.until_connected().unwrap();
+            compare(&site, &primary_at, expected);
+        }
+        if number == slices * 3 / 4 {
+            primary.kill().unwrap();
+            site.pair
+                .promote(&standby_at, "the primary was killed")
+                .unwrap();
+            compare(&site, &standby_at, expected);
+            // The promoted node learns its new peer's key when it starts.
+            standby.terminate().unwrap();
+            site.pair.replace_a(&site.path("old-primary")).unwrap();
+            std::mem::swap(&mut primary_at, &mut standby_at);
+            primary = site.start_one(&primary_at);
+            standby = site.start_one(&standby_at);
+            primary.until_connected().unwrap();
+        }
+    }
+    assert_eq!(from, history.lines.len(), "all of it is loaded");
+    (site, primary, standby)
+}
+
+fn compare(site: &Site, node: &NodePlace, expected: &Expected) {
+    let what = (expected.keys, expected.sha256.clone());
+    let (count, name) = (expected.batches, node.name());
+    assert_eq!(site.digest(node), what, "node {name} after {count} batches");
+}
+
+/// Sealed segments, compared byte by byte. How many there are.
+fn equal_segments(site: &Site) -> usize {
+    let names = |node: &NodePlace| {
+        let files = fs::read_dir(node.dir().join("log")).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".seg")).collect();
+        names.sort();
+        names
+    };
+    let (a, b) = (names(&site.pair.a), names(&site.pair.b));
+    // The last with a header is the running one; one more may be prepared behind it.
+    let sealed: Vec<_> = a.iter().filter(|name| b.contains(name)).collect();
+    let read = |node: &NodePlace, name: &str| fs::read(node.dir().join("log").join(name)).unwrap();
+    let mut equal = 0;
+    for name in &sealed[..sealed.len().saturating_sub(2)] {
+        assert!(
+            read(&site.pair.a, name) == read(&site.pair.b, name),
+            "{name} differs"
+        );
+        equal += 1;
+    }
+    equal
+}
+
+fn is_loaded_through_a_pair(history: &History) {
+    let (site, primary, standby) = through_a_pair(history, SEGMENT_SIZE);
+    primary.terminate().unwrap();
+    standby.terminate().unwrap();
+    equal_segments(&site);
+}
+
+#[test]
+fn a_generated_history_is_loaded_through_a_pair() {
+    if std::env::var_os(VARIABLE).is_none() {
+        eprintln!("{VARIABLE} is not set: the tests on real histories are LEFT OUT");
+    }
+    let (site, primary, standby) = through_a_pair(&History::generated(1, 4000), SMALL_SEGMENT_SIZE);
+    primary.terminate().unwrap();
+    standby.terminate().unwrap();
+    let equal = equal_segments(&site);
+    assert!(equal >= 5, "only {equal} sealed segments");
+}
+
+#[test]
+#[cfg_attr(not(histories), ignore = "OUTLAST_HISTORIES was not set")]
+fn the_history_of_quinn_is_loaded_through_a_pair() {
+    is_loaded_through_a_pair(&History::real("quinn"));
+}
+
+#[test]
+#[cfg_attr(not(histories), ignore = "OUTLAST_HISTORIES was not set")]
+fn the_history_of_etcd_is_loaded_through_a_pair() {
+    is_loaded_through_a_pair(&History::real("etcd"));
+}
+
+#[test]
+#[cfg_attr(not(histories), ignore = "OUTLAST_HISTORIES was not set")]
+fn the_history_of_neon_fills_segments_that_are_equal_on_both_nodes() {
+    let (site, primary, standby) = through_a_pair(&History::real("neon"), SMALL_SEGMENT_SIZE);
+    primary.terminate().unwrap();
+    standby.terminate().unwrap();
+    let equal = equal_segments(&site);
+    assert!(equal >= 15, "only {equal} sealed segments");
+}
+
+#[test]
+#[cfg_attr(not(histories), ignore = "OUTLAST_HISTORIES was not set")]
+fn the_history_of_etcd_has_a_batch_that_small_segments_cannot_hold() {
+    let history = History::real("etcd");
+    let site = Site::new(SMALL_SEGMENT_SIZE);
+    let (a, _b) = site.start();
+    let lines: Vec<_> = history.lines.iter().map(String::as_str).collect();
+    let input = site.input("etcd.jsonl", &lines);
+    let said = ended(&site.load(a.place(), &input, &[]), 2);
+    assert!(said.contains("limit") && said.contains("--from"), "{said}");
+    // What was loaded ends right before the batch that was refused.
+    let positions = a.status().unwrap().positions;
+    let loaded = usize::try_from(positions.durable.commit).unwrap();
+    assert!(
+        said.contains(&format!("--from {loaded}")),
+        "{loaded}: {said}"
+    );
+    assert_eq!(a.scan().unwrap(), model::state(&batches(&lines[..loaded])));
+}

@@ -1,0 +1,192 @@
+//! Nodes killed under load, again and again, with a ledger of what was acknowledged kept outside.
+//!
+//! `OUTLAST_KILLS` says how many kills a level gets (50 without it). No failure in n kills bounds the
+//! share of kills that fail by 3/n, with 95 % confidence.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::path::PathBuf;
+
+use outlast_tools::load::{LedgerLine, LoadBatch};
+use outlast_tools::model;
+use outlast_tools::pair::NodeProcess;
+use support::{Site, batches, history};
+
+const SEGMENT_SIZE: u64 = 256 << 10;
+const BATCHES: u64 = 2000;
+/// Slow enough that a kill at four fifths still comes before the end.
+const RATE: &str = "4000/s";
+const IN_FLIGHT: &str = "64";
+
+fn kills() -> u64 {
+    let set = std::env::var("OUTLAST_KILLS").ok();
+    set.map_or(50, |text| text.parse().expect("OUTLAST_KILLS is a number"))
+}
+
+/// A pair and its input.
+struct Round {
+    site: Site,
+    input: PathBuf,
+    batches: Vec<LoadBatch>,
+    seed: u64,
+    kill_at: u64,
+}
+
+impl Round {
+    fn new(seed: u64) -> Self {
+        let site = Site::new(SEGMENT_SIZE);
+        let lines = history(seed, usize::try_from(BATCHES).unwrap());
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let input = site.input("input.jsonl", &lines);
+        let batches = batches(&lines);
+        let mut random = fastrand::Rng::with_seed(seed);
+        let kill_at = random.u64(BATCHES / 5..BATCHES / 5 * 4);
+        Self {
+            site,
+            input,
+            batches,
+            seed,
+            kill_at,
+        }
+    }
+
+    /// The only number of batches after which the state is what a node shows.
+    fn prefix(&self, node: &NodeProcess) -> u64 {
+        let equal = model::prefixes(&self.batches, &node.scan().unwrap());
+        let seed = self.seed;
+        assert_eq!(
+            equal.len(),
+            1,
+            "seed {seed}: a state that never was: {equal:?}"
+        );
+        equal[0]
+    }
+
+    /// That a prefix of so many batches holds everything in the ledger.
+    fn holds(&self, prefix: u64, ledger: &[LedgerLine]) {
+        let newest = ledger.iter().map(|line| line.batch + 1).max().unwrap_or(0);
+        let seed = self.seed;
+        assert!(
+            newest <= prefix,
+            "seed {seed}: batch {newest} was acknowledged, and only {prefix} are there"
+        );
+    }
+}
+
+fn arguments(level: &str) -> [&str; 6] {
+    ["--level", level, "--rate", RATE, "--in-flight", IN_FLIGHT]
+}
+
+fn primary_is_killed(level: &str) {
+    let kills = kills();
+    let mut lost = 0;
+    for seed in 0..kills {
+        let round = Round::new(seed);
+        let (site, pair) = (&round.site, &round.site.pair);
+        let (a, b) = site.start();
+        let mut load = site.begin_load(&pair.a, &round.input, &arguments(level));
+        load.until_acknowledged(round.kill_at);
+        a.kill().unwrap();
+        let said = load.said();
+        let (status, ledger) = load.end();
+        assert_eq!(
+            status.code(),
+            Some(3),
+            "seed {seed}: the load lost its node: {said}"
+        );
+        let acknowledged = ledger.len() as u64;
+        let certificate = pair.promote(&pair.b, "the primary was killed").unwrap();
+        let promoted = round.prefix(&b);
+        assert!(
+            0 < promoted && promoted < BATCHES,
+            "seed {seed}: {promoted} batches promoted, killed at {}",
+            round.kill_at
+        );
+        assert!(
+            acknowledged < BATCHES,
+            "seed {seed}: the kill was not amid the load"
+        );
+        assert_eq!(
+            certificate.positions.received.commit, promoted,
+            "seed {seed}"
+        );
+        if level == "local" {
+            lost += acknowledged.saturating_sub(promoted);
+        } else {
+            round.holds(promoted, &ledger);
+        }
+    }
+    let bound = 300.0 / kills.max(1) as f64;
+    eprintln!(
+        "level {level}: {kills} primaries killed under load, each state an exact prefix; \
+         {lost} acknowledged batches lost; at most {bound:.1} % of kills fail (95 % confidence, 3/n)"
+    );
+}
+
+#[test]
+fn a_primary_killed_at_level_local_leaves_a_prefix() {
+    primary_is_killed("local");
+}
+
+#[test]
+fn a_primary_killed_at_level_replicated_leaves_all_that_was_acknowledged() {
+    primary_is_killed("replicated");
+}
+
+#[test]
+fn a_primary_killed_at_level_applied_leaves_all_that_was_acknowledged() {
+    primary_is_killed("applied");
+}
+
+#[test]
+fn a_standby_killed_under_load_catches_up() {
+    for seed in 0..kills().div_ceil(10) {
+        let round = Round::new(1000 + seed);
+        let (site, pair) = (&round.site, &round.site.pair);
+        let (a, b) = site.start();
+        let mut load = site.begin_load(&pair.a, &round.input, &arguments("applied"));
+        load.until_acknowledged(round.kill_at);
+        b.kill().unwrap();
+        let b = site.start_one(&pair.b);
+        let said = load.said();
+        let (status, ledger) = load.end();
+        assert!(status.success(), "seed {seed}: {said}");
+        assert_eq!(ledger.len() as u64, BATCHES);
+        assert_eq!((round.prefix(&a), round.prefix(&b)), (BATCHES, BATCHES));
+    }
+}
+
+#[test]
+fn both_killed_under_load_come_back_with_all_that_was_acknowledged() {
+    for seed in 0..kills().div_ceil(10) {
+        let round = Round::new(2000 + seed);
+        let (site, pair) = (&round.site, &round.site.pair);
+        let (a, b) = site.start();
+        let level = ["local", "replicated", "applied"][usize::try_from(seed % 3).unwrap()];
+        let mut load = site.begin_load(&pair.a, &round.input, &arguments(level));
+        load.until_acknowledged(round.kill_at);
+        let (first, second) = if seed % 2 == 0 { (&a, &b) } else { (&b, &a) };
+        first.kill().unwrap();
+        second.kill().unwrap();
+        let (status, ledger) = load.end();
+        assert_eq!(status.code(), Some(3), "seed {seed}");
+        let (a, b) = (site.start_one(&pair.a), site.start_one(&pair.b));
+        a.until_connected().unwrap();
+        let from = a
+            .until("it takes writes again", |a| {
+                let status = a.status()?;
+                let writes = status.role == outlast_standby::status::Role::Primary;
+                Ok(writes.then_some(status.positions.durable.commit))
+            })
+            .unwrap();
+        assert_eq!(round.prefix(&a), from, "seed {seed}");
+        assert!(0 < from && from < BATCHES, "seed {seed}: {from}");
+        round.holds(from, &ledger);
+        let from = from.to_string();
+        let rest = ["--level", "applied", "--from", &from];
+        support::ended(&site.load(&pair.a, &round.input, &rest), 0);
+        assert_eq!((round.prefix(&a), round.prefix(&b)), (BATCHES, BATCHES));
+    }
+}
