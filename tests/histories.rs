@@ -108,12 +108,14 @@ fn through_a_pair(history: &History, segment_size: u64) -> (Site, NodeProcess, N
         if number == slices / 4 {
             standby.terminate().unwrap();
             standby = site.start_one(&standby_at);
+            until_shown(&standby, expected);
             compare(&site, &standby_at, expected);
         }
         if number == slices / 2 {
             primary.terminate().unwrap();
             primary = site.start_one(&primary_at);
             primary.until_connected().unwrap();
+            until_shown(&primary, expected);
             compare(&site, &primary_at, expected);
         }
         if number == slices * 3 / 4 {
@@ -133,6 +135,15 @@ fn through_a_pair(history: &History, segment_size: u64) -> (Site, NodeProcess, N
     }
     assert_eq!(from, history.lines.len(), "all of it is loaded");
     (site, primary, standby)
+}
+
+/// Waits until a node that was restarted shows as much as before: how far it may is told by its peer.
+fn until_shown(node: &NodeProcess, expected: &Expected) {
+    let shown = |node: &NodeProcess| {
+        let commit = node.status()?.positions.visible.commit;
+        Ok((commit == expected.batches as u64).then_some(()))
+    };
+    node.until("it shows all again", shown).unwrap();
 }
 
 fn compare(site: &Site, node: &NodePlace, expected: &Expected) {
