@@ -1,6 +1,7 @@
 //! `outlast load`: batches from JSON lines into a running node.
 
-use std::io::IsTerminal;
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -112,7 +113,7 @@ impl Load {
             in_flight: self.in_flight.into(),
             rate_per_s: self.rate,
         };
-        let bar = progress(self.level);
+        let bar = progress(self.level, &self.input, self.from);
         let note = |acknowledged: &Acknowledged| {
             bar.inc(1);
             match &mut ledger {
@@ -173,31 +174,44 @@ fn text(value: &Value) -> String {
         rate("operations_per_s"),
     );
     let rows = ["local", "replicated", "applied"].map(|level| {
-        let or_none = |value: &Value| match value {
-            Value::Null => "-".to_owned(),
-            value => value.to_string(),
+        let count = |of: &str| match value.pointer(&format!("/{of}/{level}")) {
+            Some(Value::Number(count)) => count.to_string(),
+            _ => "-".to_owned(),
         };
-        let acknowledged = or_none(&value["acknowledged"][level]);
-        vec![
-            level.to_owned(),
-            acknowledged,
-            or_none(&value["commits"][level]),
-        ]
+        vec![level.to_owned(), count("acknowledged"), count("commits")]
     });
     text + &table(["level", "acknowledged", "up to commit"], rows)
 }
 
-fn progress(level: LevelName) -> ProgressBar {
+/// A bar on a terminal, with an end where the input is a file.
+fn progress(level: LevelName, input: &Path, from: u64) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new_spinner();
-    let style = ProgressStyle::with_template("{spinner} {pos} batches {msg}  {per_sec}  {elapsed}");
-    if let Ok(style) = style {
+    let (bar, template) = match lines(input) {
+        Some(lines) => (
+            ProgressBar::new(lines.saturating_sub(from)),
+            "{wide_bar} {pos}/{len} batches {msg}  {per_sec}  {eta}",
+        ),
+        None => (
+            ProgressBar::new_spinner(),
+            "{spinner} {pos} batches {msg}  {per_sec}  {elapsed}",
+        ),
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar.set_message(level.name());
     bar
+}
+
+/// How many lines a regular file has.
+fn lines(input: &Path) -> Option<u64> {
+    if !input.metadata().ok()?.is_file() {
+        return None;
+    }
+    let lines = BufReader::new(File::open(input).ok()?).split(b'\n');
+    Some(lines.map_while(Result::ok).count() as u64)
 }
 
 /// How the command ends, with the batch at which to resume.

@@ -17,7 +17,7 @@ use super::input::{InputError, LoadBatch, Operation};
 
 /// A batch that might not fit into a frame of some cluster travels alone, so that nothing behind it
 /// is committed when it is refused. This is half the least limit; the rest is for overhead.
-const ALONE_FROM_BYTES: usize = frame_len_max(SEGMENT_SIZE_MIN) as usize / 2;
+const ALONE_FROM_BYTES: u64 = frame_len_max(SEGMENT_SIZE_MIN) / 2;
 /// What an operation takes in a frame beside its key and value, at most.
 const OPERATION_OVERHEAD: usize = 32;
 
@@ -147,7 +147,8 @@ fn send(
             }
         }
         let operations = batch.operations.len();
-        let alone = batch.len_bytes() + operations * OPERATION_OVERHEAD >= ALONE_FROM_BYTES;
+        let len_bytes = batch.len_bytes() + operations * OPERATION_OVERHEAD;
+        let alone = len_bytes as u64 >= ALONE_FROM_BYTES;
         if !gate.enter(alone) {
             break;
         }
