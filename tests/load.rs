@@ -34,6 +34,20 @@ fn a_load_counts_notes_and_resumes() {
     let expected = outlast_tools::model::state(&batches(&lines));
     assert_eq!(a.scan().unwrap(), expected);
     assert_eq!(b.scan().unwrap(), expected);
+    for line in noted.iter().step_by(60) {
+        let at = line.lsn.to_string();
+        let digest = |node| {
+            json(
+                &site
+                    .pair
+                    .run(node, ["digest", "-o", "json", "--at", &at])
+                    .unwrap(),
+            )
+        };
+        let shown = digest(a.place());
+        assert_eq!(shown["commit"], line.commit);
+        assert_eq!(shown, digest(b.place()));
+    }
     let beyond = site.load(a.place(), &input, &["--from", "301"]);
     assert!(ended(&beyond, 2).contains("300"));
 }

@@ -63,8 +63,11 @@ pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Resul
             let keyspace = store.find_keyspace(&keyspace)?;
             // Position and number of one moment: commits go on meanwhile.
             let visible = store.positions().visible;
-            let commit = visible.commit;
-            let snapshot = snapshot(store, Some(at.unwrap_or(visible.lsn)))?;
+            let snapshot = store.snapshot_at(at.unwrap_or(visible.lsn))?;
+            let commit = match at {
+                Some(lsn) => last_commit(store, lsn)?.unwrap_or(visible.commit),
+                None => visible.commit,
+            };
             let (keys, sha256) = digest(&snapshot, &keyspace)?;
             tell(
                 Reply::Digest {
@@ -97,6 +100,12 @@ fn snapshot(store: &Store, at: Option<Lsn>) -> Result<Snapshot> {
         Some(lsn) => store.snapshot_at(lsn)?,
         None => store.snapshot(),
     })
+}
+
+/// The last commit that ends at or below `lsn`, unless it is the newest that readers see.
+fn last_commit(store: &Store, lsn: Lsn) -> Result<Option<u64>> {
+    let next = store.tail(lsn)?.poll()?;
+    Ok(next.map(|next| next.commit.saturating_sub(1)))
 }
 
 fn wait(store: &Store, receipt: &Receipt, timeout_ms: u64) -> Result<()> {
