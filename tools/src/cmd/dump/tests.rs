@@ -4,8 +4,8 @@ use outlast_engine::{Batch, CommitOptions, Config, EpochReason, InitOptions, Sto
 
 use super::*;
 
-/// A closed store of three segments or more, in small ones.
-fn store(dir: &Path) {
+/// A closed store, in small segments: of 47 commits it fills three and begins a fourth.
+fn store(dir: &Path, commits: u32) {
     let options = InitOptions {
         segment_size: 64 << 10,
         ..InitOptions::new("a")
@@ -14,7 +14,7 @@ fn store(dir: &Path) {
     let store = Store::open(dir, Config::default()).unwrap();
     store.begin_epoch(EpochReason::Init, "").unwrap();
     let keyspace = store.keyspace("default").unwrap();
-    for n in 0..47u32 {
+    for n in 0..commits {
         let mut batch = Batch::new();
         batch
             .put(&keyspace, format!("key{n}"), vec![7; 4000])
@@ -80,7 +80,7 @@ fn flip(file: &Path, offset: u64) {
 #[test]
 fn every_frame_of_a_sound_log_is_walked_and_the_lock_is_not_needed() {
     let dir = tempfile::tempdir().unwrap();
-    store(dir.path());
+    store(dir.path(), 47);
     let running = Store::open(dir.path(), Config::default()).unwrap();
     let seen = walk_all(dir.path());
     assert!(seen.fault.is_none(), "{:?}", seen.fault);
@@ -91,9 +91,19 @@ fn every_frame_of_a_sound_log_is_walked_and_the_lock_is_not_needed() {
 }
 
 #[test]
+fn a_log_of_one_segment_is_walked_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    store(dir.path(), 1);
+    let seen = walk_all(dir.path());
+    assert!(seen.fault.is_none(), "{:?}", seen.fault);
+    assert_eq!((seen.sealed, seen.torn_bytes), (0, Some(0)));
+    assert!(seen.frames.len() >= 3, "{} frames", seen.frames.len());
+}
+
+#[test]
 fn a_flipped_bit_in_a_sealed_segment_is_named_with_file_offset_and_lsn() {
     let dir = tempfile::tempdir().unwrap();
-    store(dir.path());
+    store(dir.path(), 47);
     let sound = walk_all(dir.path());
     let (file, offset, lsn, _) = sound.frames[5].clone();
     flip(&file, offset + 200);
@@ -107,7 +117,7 @@ fn a_flipped_bit_in_a_sealed_segment_is_named_with_file_offset_and_lsn() {
 #[test]
 fn a_torn_last_frame_is_no_fault_and_damage_below_a_later_watermark_is() {
     let dir = tempfile::tempdir().unwrap();
-    store(dir.path());
+    store(dir.path(), 47);
     let sound = walk_all(dir.path());
     let (file, offset, _, _) = sound.frames.last().unwrap().clone();
     flip(&file, offset + 90);

@@ -169,8 +169,9 @@ impl Walk {
             return Ok(());
         }
 
-        let offset_of = |lsn: Lsn| SEGMENT_HEADER_LEN + lsn.bytes_since(header.base());
-        let frames_end = to_usize(offset_of(end.unwrap_or(Lsn(u64::MAX))).min(footer_at));
+        let offset_of =
+            |lsn: Lsn| SEGMENT_HEADER_LEN.saturating_add(lsn.bytes_since(header.base()));
+        let frames_end = to_usize(end.map_or(footer_at, |end| offset_of(end).min(footer_at)));
         let room = bytes.get(..frames_end.min(bytes.len())).unwrap_or_default();
         let mut chain = header.chain();
         let mut frames = 0;
