@@ -83,7 +83,8 @@ fn put(store: &Store, keyspace: &Keyspace, numbers: std::ops::Range<u64>) {
 }
 
 fn key(number: u64) -> [u8; 8] {
-    number.to_be_bytes()
+    // The most significant byte first, so that keys lie in the order of their numbers.
+    number.swap_bytes().to_le_bytes()
 }
 
 fn short() -> Criterion {

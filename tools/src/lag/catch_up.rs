@@ -192,7 +192,7 @@ fn until_live(store: &Store, keyspace: &Keyspace, since: Instant) -> Result<f64>
 
 fn live(keyspace: &Keyspace, number: u64) -> Result<Batch> {
     let mut batch = Batch::new();
-    batch.put(keyspace, number.to_be_bytes(), [0xa5; 128])?;
+    batch.put(keyspace, number.to_le_bytes(), [0xa5; 128])?;
     Ok(batch)
 }
 
@@ -205,7 +205,7 @@ fn fill(store: &Store, keyspace: &Keyspace, settings: &CatchUpSettings) -> Resul
     for commit in 0..settings.fill_bytes.div_ceil(per_commit.max(1)) {
         let mut batch = Batch::new();
         for put in 0..PUTS_PER_COMMIT {
-            let key = (commit * PUTS_PER_COMMIT + put).to_be_bytes();
+            let key = (commit * PUTS_PER_COMMIT + put).to_le_bytes();
             batch.put(keyspace, key, &value)?;
         }
         waiting.push_back(store.commit_async(batch, CommitOptions::default()));

@@ -13,7 +13,8 @@ use outlast_engine::format::{
 
 use crate::failure::Failure;
 
-/// What lies in a log, in order.
+/// What lies in a log, in order. Given by reference, one at a time, and never kept.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Item<'a> {
     /// A file that is made and not used yet, or whose first write a crash tore.
     Unused { file: &'a Path, torn: bool },
