@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use outlast_tools::load::{LedgerLine, LoadBatch};
 use outlast_tools::model;
 use outlast_tools::pair::NodeProcess;
+use rustix::process::{Pid, Signal, kill_process};
 use support::{Site, batches, history};
 
 const SEGMENT_SIZE: u64 = 256 << 10;
@@ -138,6 +139,36 @@ fn a_primary_killed_at_level_replicated_leaves_all_that_was_acknowledged() {
 #[test]
 fn a_primary_killed_at_level_applied_leaves_all_that_was_acknowledged() {
     primary_is_killed("applied");
+}
+
+#[test]
+fn what_a_standing_standby_never_got_is_missed_and_the_ledger_shows_it() {
+    // So that a loss, where there is one, is seen by the same checks that find none above.
+    let round = Round::new(3000);
+    let (site, pair) = (&round.site, &round.site.pair);
+    let (a, b) = site.start();
+    let mut load = site.begin_load(&pair.a, &round.input, &arguments("local"));
+    load.until_acknowledged(BATCHES / 10);
+    let pid = b.status().unwrap().pid.unwrap();
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    load.until_acknowledged(BATCHES / 10 * 9);
+    a.kill().unwrap();
+    let (_, ledger) = load.end();
+    kill_process(pid, Signal::CONT).unwrap();
+    let certificate = pair.promote(&pair.b, "the primary was killed").unwrap();
+    let promoted = round.prefix(&b);
+    let acknowledged = ledger.len() as u64;
+    assert!(
+        0 < promoted && promoted < acknowledged,
+        "{promoted} of {acknowledged}"
+    );
+    // The certificate names what the primary last told, which is not more than what is missing.
+    let measured = certificate.measured_loss.known().unwrap().commits;
+    assert!(
+        measured <= acknowledged + 64 - promoted,
+        "{measured} said to be lost, {promoted} of {acknowledged} are there"
+    );
 }
 
 #[test]
