@@ -149,9 +149,7 @@ fn what_a_standing_standby_never_got_is_missed_and_the_ledger_shows_it() {
     let (a, b) = site.start();
     let mut load = site.begin_load(&pair.a, &round.input, &arguments("local"));
     load.until_acknowledged(BATCHES / 10);
-    let pid = b.status().unwrap().pid.unwrap();
-    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
+    let pid = stop(&b);
     load.until_acknowledged(BATCHES / 10 * 9);
     a.kill().unwrap();
     let (_, ledger) = load.end();
@@ -169,6 +167,37 @@ fn what_a_standing_standby_never_got_is_missed_and_the_ledger_shows_it() {
         measured <= acknowledged + 64 - promoted,
         "{measured} said to be lost, {promoted} of {acknowledged} are there"
     );
+}
+
+#[test]
+fn a_standing_standby_vouches_for_nothing() {
+    let round = Round::new(4000);
+    let (site, pair) = (&round.site, &round.site.pair);
+    let (a, b) = site.start();
+    let mut load = site.begin_load(&pair.a, &round.input, &arguments("replicated"));
+    load.until_acknowledged(BATCHES / 10);
+    let pid = stop(&b);
+    // Without a session nobody vouches: whatever is acknowledged from here on would be a lie.
+    let waiting = |a: &NodeProcess| {
+        let status = a.status()?;
+        let alone = status.peer.is_some_and(|peer| !peer.connected);
+        let positions = status.positions;
+        Ok((alone && positions.durable.commit > positions.replicated.commit).then_some(()))
+    };
+    a.until("the load waits for the standby", waiting).unwrap();
+    a.kill().unwrap();
+    let (_, ledger) = load.end();
+    kill_process(pid, Signal::CONT).unwrap();
+    pair.promote(&pair.b, "the primary was killed").unwrap();
+    round.holds(round.prefix(&b), &ledger);
+}
+
+/// Makes a node stand still, as a machine that is frozen does.
+fn stop(node: &NodeProcess) -> Pid {
+    let pid = node.status().unwrap().pid.unwrap();
+    let pid = Pid::from_raw(pid.try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    pid
 }
 
 #[test]
