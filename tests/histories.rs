@@ -83,9 +83,9 @@ impl History {
     }
 }
 
-/// Loads a history in slices that end where its state is known, at level applied, so that both nodes
-/// must show that state at once. Between slices the standby restarts, then the primary; then the
-/// primary is killed, its standby promoted, and a new standby begins from nothing.
+/// Loads a history in slices that end where its state is known, at level applied, so that both
+/// nodes must show that state at once. Between slices the standby restarts, then the primary; then
+/// the primary is killed, its standby promoted, and a new standby begins from nothing.
 fn through_a_pair(history: &History, segment_size: u64) -> (Site, NodeProcess, NodeProcess) {
     let site = Site::new(segment_size);
     let (mut primary, mut standby) = site.start();
@@ -137,7 +137,8 @@ fn through_a_pair(history: &History, segment_size: u64) -> (Site, NodeProcess, N
     (site, primary, standby)
 }
 
-/// Waits until a node that was restarted shows as much as before: how far it may is told by its peer.
+/// Waits until a node that was restarted shows as much as before: how far it may is told by its
+/// peer.
 fn until_shown(node: &NodeProcess, expected: &Expected) {
     let shown = |node: &NodeProcess| {
         let commit = node.status()?.positions.visible.commit;

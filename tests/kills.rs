@@ -1,7 +1,7 @@
 //! Nodes killed under load, again and again, with a ledger of what was acknowledged kept outside.
 //!
-//! `OUTLAST_KILLS` says how many kills a level gets (50 without it). No failure in n kills bounds the
-//! share of kills that fail by 3/n, with 95 % confidence.
+//! `OUTLAST_KILLS` says how many kills a level gets (50 without it). No failure in n kills bounds
+//! the share of kills that fail by 3/n, with 95 % confidence.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 

@@ -89,7 +89,8 @@ type Row = (f64, LatencySummary);
 /// All rows of one round, by name.
 struct Round(BTreeMap<String, Row>);
 
-/// What all rounds run on: files that are filled with zeros take part of the disk while they are made.
+/// What all rounds run on: files that are filled with zeros take part of the disk while they are
+/// made.
 struct Bench {
     file: FloorFile,
     engines: Vec<(Mode, Engine)>,

@@ -15,8 +15,8 @@ use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SegmentHeader;
 
-/// How long the lane rests between two steps while it is ahead of the log: long beside a step, so that
-/// few commits meet one.
+/// How long the lane rests between two steps while it is ahead of the log: long beside a step, so
+/// that few commits meet one.
 const REST: Duration = Duration::from_millis(10);
 /// How long it rests after an error (a full disk) before it tries again.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(500);

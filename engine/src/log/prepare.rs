@@ -10,8 +10,8 @@ use crate::fs::{Access, File, Fs};
 
 use super::segment::{DIR, file_name};
 
-/// Zeros written and synced at a time. A commit that meets a step waits for it on the disk, and each
-/// step grows the file, which costs a turn of the file system's journal.
+/// Zeros written and synced at a time. A commit that meets a step waits for it on the disk, and
+/// each step grows the file, which costs a turn of the file system's journal.
 const STEP_LEN: u64 = 256 << 10;
 
 /// A segment file on its way to being all zeros.

@@ -54,7 +54,8 @@ pub(super) struct Watched {
 #[derive(Default)]
 pub(super) struct Watch {
     waiting: Mutex<[VecDeque<(Lsn, Watched)>; 4]>,
-    /// Commits between [`Watch::add`] and their last stage, those that are in no queue just now too.
+    /// Commits between [`Watch::add`] and their last stage, those that are in no queue just now
+    /// too.
     watched: AtomicUsize,
     pub(super) moved: Notify,
 }
