@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use outlast_engine::format::{Envelope, Lsn};
-use outlast_engine::{Receipt, Store};
+use outlast_engine::{Level, Receipt, Store};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
@@ -207,7 +207,12 @@ async fn handle(node: &Arc<Inner>, request: Request, watch: &Arc<Watch>, outbox:
             trace,
         } => {
             let since = Instant::now();
-            let begun = commits::begin(&node.store, &keyspace, &ops);
+            let begun = if level != Level::Local && node.config.peer.is_none() {
+                let what = "this node has no peer, so no commit of it is ever replicated";
+                Err(Error::refused(what).hint("commit at level local"))
+            } else {
+                commits::begin(&node.store, &keyspace, &ops)
+            };
             let stages = stages(commits::stage_of(level), trace);
             match begun {
                 Ok(future) => {
