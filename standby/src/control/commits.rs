@@ -174,13 +174,19 @@ impl Watch {
     }
 }
 
+/// A commit that has begun, and who waits for it.
+pub(super) type Begun = (CommitFuture, Watched);
+
+/// Follows the commits of one client, one behind the other: they end in the order of the log, and are
+/// answered in it.
+pub(super) async fn follow_all(store: Store, watch: Arc<Watch>, mut begun: mpsc::Receiver<Begun>) {
+    while let Some((future, watched)) = begun.recv().await {
+        follow_up(&store, &watch, future, watched).await;
+    }
+}
+
 /// Waits for a commit to be durable here, tells it, and hands it to the watch for what follows.
-pub(super) async fn follow_up(
-    store: Store,
-    watch: Arc<Watch>,
-    future: CommitFuture,
-    mut watched: Watched,
-) {
+async fn follow_up(store: &Store, watch: &Watch, future: CommitFuture, mut watched: Watched) {
     match future.await {
         Ok(receipt) => {
             watched.receipt = receipt;
@@ -204,7 +210,7 @@ pub(super) async fn follow_up(
                     })
                     .await;
             }
-            watch.add(&store, watched);
+            watch.add(store, watched);
         }
         Err(error) => {
             let reply = Reply::Failed(commit_failure(&error));

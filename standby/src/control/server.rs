@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::short_path;
-use super::commits::{self, Outbox, Watch, Watched};
+use super::commits::{self, Begun, Outbox, Watch, Watched};
 use super::protocol::{self, Answer, Ask, Reply, Request, Stage};
 use super::reads;
 use crate::error::{Error, Result};
@@ -23,6 +23,8 @@ use crate::node::Inner;
 
 /// Answers that wait for one client to take them, before its next request is read.
 const ANSWERS_MAX: usize = 65_536;
+/// Commits of one client that are not durable yet, before its next request is read.
+const COMMITS_MAX: usize = 65_536;
 
 /// The socket and its thread. Dropping it ends both; what clients asked for goes on.
 pub(crate) struct ControlServer {
@@ -133,9 +135,22 @@ async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>) {
     let (reader, writer) = stream.into_split();
     let (outbox, answers) = mpsc::channel(ANSWERS_MAX);
     tokio::spawn(write_answers(writer, answers));
-    if let Err(error) = read_requests(reader, &node, &watch, &outbox).await {
+    let Some(store) = node.upgrade().map(|node| node.store.clone()) else {
+        return;
+    };
+    let (begun, to_follow) = mpsc::channel(COMMITS_MAX);
+    tokio::spawn(commits::follow_all(store, watch, to_follow));
+    let client = Client { outbox, begun };
+    if let Err(error) = read_requests(reader, &node, &client).await {
         tracing::info!(%error, "a client of the control socket was cut off");
     }
+}
+
+/// What answers go through to one client.
+struct Client {
+    outbox: Outbox,
+    /// Commits that have begun, in their order: they are answered in it too.
+    begun: mpsc::Sender<Begun>,
 }
 
 async fn write_answers(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Answer>) {
@@ -164,8 +179,7 @@ async fn write_answers(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<A
 async fn read_requests(
     mut reader: OwnedReadHalf,
     node: &Weak<Inner>,
-    watch: &Arc<Watch>,
-    outbox: &Outbox,
+    client: &Client,
 ) -> io::Result<()> {
     let mut buffer = bytes::BytesMut::with_capacity(64 << 10);
     loop {
@@ -179,7 +193,7 @@ async fn read_requests(
             let Some(node) = node.upgrade() else {
                 return Ok(());
             };
-            handle(&node, request, watch, outbox).await;
+            handle(&node, request, client).await;
         }
         if reader.read_buf(&mut buffer).await? == 0 {
             return Ok(());
@@ -187,7 +201,8 @@ async fn read_requests(
     }
 }
 
-async fn handle(node: &Arc<Inner>, request: Request, watch: &Arc<Watch>, outbox: &Outbox) {
+async fn handle(node: &Arc<Inner>, request: Request, client: &Client) {
+    let outbox = &client.outbox;
     let Request { id, ask } = request;
     match ask {
         Ask::Status => {
@@ -230,8 +245,8 @@ async fn handle(node: &Arc<Inner>, request: Request, watch: &Arc<Watch>, outbox:
                         stages,
                         outbox,
                     };
-                    let (store, watch) = (node.store.clone(), watch.clone());
-                    tokio::spawn(commits::follow_up(store, watch, future, watched));
+                    // Waits while too many are unanswered, and with it the client's next request.
+                    let _ = client.begun.send((future, watched)).await;
                 }
                 Err(error) => {
                     let _ = outbox
