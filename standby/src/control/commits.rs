@@ -177,8 +177,8 @@ impl Watch {
 /// A commit that has begun, and who waits for it.
 pub(super) type Begun = (CommitFuture, Watched);
 
-/// Follows the commits of one client, one behind the other: they end in the order of the log, and are
-/// answered in it.
+/// Follows the commits of one client, one behind the other: they end in the order of the log, and
+/// are answered in it.
 pub(super) async fn follow_all(store: Store, watch: Arc<Watch>, mut begun: mpsc::Receiver<Begun>) {
     while let Some((future, watched)) = begun.recv().await {
         follow_up(&store, &watch, future, watched).await;
