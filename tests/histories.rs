@@ -20,6 +20,8 @@ use support::{Site, batches, ended, history, json};
 const VARIABLE: &str = "OUTLAST_HISTORIES";
 const SEGMENT_SIZE: u64 = 1 << 20;
 const SMALL_SEGMENT_SIZE: u64 = 256 << 10;
+/// One, so that each batch is a frame of its own and the length of the log the same in every run.
+const IN_FLIGHT: &str = "1";
 
 /// What the state must be after so many batches.
 #[derive(Clone, Debug)]
@@ -99,8 +101,9 @@ fn through_a_pair(history: &History, segment_size: u64) -> (Site, NodeProcess, N
             .map(String::as_str)
             .collect();
         let input = site.input("slice.jsonl", &lines);
-        let arguments = ["--level", "applied", "--from", &from.to_string()].map(str::to_owned);
-        let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+        let from_batch = from.to_string();
+        let level = ["--level", "applied", "--from", &from_batch];
+        let arguments = [&level[..], &["--in-flight", IN_FLIGHT]].concat();
         let loaded = json(&site.load(&primary_at, &input, &arguments));
         assert_eq!(loaded["acknowledged"]["applied"], expected.batches - from);
         compare(&site, &primary_at, expected);
