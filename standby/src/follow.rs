@@ -1,5 +1,6 @@
 //! Following: binds the one [`Receiver`] of this process to whatever link its primary has made.
 
+mod replay;
 mod writer;
 
 use std::collections::VecDeque;

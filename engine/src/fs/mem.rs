@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::{Access, File, Fs};
+use super::{Access, File, Fs, MapPages};
 
 /// What a disk keeps or loses as one: the smallest write that is never torn.
 const SECTOR_LEN: usize = 512;
@@ -333,7 +333,7 @@ impl File for MemFile {
         Ok(())
     }
 
-    fn map(&self) -> io::Result<Bytes> {
+    fn map(&self, _: MapPages) -> io::Result<Bytes> {
         Ok(Bytes::from(self.inode.lock().live.clone()))
     }
 }

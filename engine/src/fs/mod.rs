@@ -33,6 +33,15 @@ pub enum Access {
     WriteDirect,
 }
 
+/// When the pages of a map are brought in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapPages {
+    /// At once, by whoever maps. A page that cannot be read is left to its reader.
+    Now,
+    /// Each by its first reader.
+    WhenRead,
+}
+
 /// A directory of files. All methods may be called from several threads at once.
 pub trait Fs: Send + Sync + Debug {
     /// Makes a new, empty file for writing; fails when the name is taken.
@@ -126,7 +135,7 @@ pub trait File: Send + Sync + Debug {
     ///
     /// # Errors
     /// As the operating system answers.
-    fn map(&self) -> io::Result<Bytes>;
+    fn map(&self, pages: MapPages) -> io::Result<Bytes>;
 }
 
 /// Reads a whole file.

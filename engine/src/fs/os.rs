@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::OFlags;
 
-use super::{Access, File, Fs, map};
+use super::{Access, File, Fs, MapPages, map};
 
 const LOCK_NAME: &str = "LOCK";
 const FILE_MODE: u32 = 0o600;
@@ -165,7 +165,7 @@ impl File for OsFile {
         self.0.set_len(len)
     }
 
-    fn map(&self) -> io::Result<Bytes> {
-        map::map(&self.0)
+    fn map(&self, pages: MapPages) -> io::Result<Bytes> {
+        map::map(&self.0, pages)
     }
 }

@@ -86,7 +86,7 @@ impl LogCursor {
         }
         let room = crate::format::to_usize(stop.bytes_since(from).min(len_max));
         let fs = &*self.log.fs;
-        let mut bytes = segment.read(fs, from, room.max(FRAME_HEADER_LEN))?;
+        let mut bytes = segment.read_through(fs, from, room.max(FRAME_HEADER_LEN))?;
         let mut whole = whole_frames(&bytes);
         if whole == 0 {
             // The first frame alone is longer than what was asked for.
@@ -95,7 +95,7 @@ impl LogCursor {
             if announced.is_ok_and(|header| header.end() > end) {
                 return Ok(None);
             }
-            bytes = segment.read(fs, from, need)?;
+            bytes = segment.read_through(fs, from, need)?;
             whole = bytes.len();
         } else if bytes.len() < room {
             bytes = self.gather(&bytes.slice(..whole), room, stop)?;
@@ -121,7 +121,7 @@ impl LogCursor {
         let mut joined: Option<BytesMut> = None;
         let mut len = first.len();
         while at < stop && len < room {
-            let piece = segment.read(&*self.log.fs, at, room - len)?;
+            let piece = segment.read_through(&*self.log.fs, at, room - len)?;
             let whole = whole_frames(&piece);
             if whole == 0 {
                 break;

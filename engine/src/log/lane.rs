@@ -190,15 +190,15 @@ impl Log {
         }
         let preparation = match &mut ahead.next {
             Some(preparation) => preparation,
-            none => none.insert(Preparation::begin(&*self.fs, ordinal, self.segment_size)?),
+            none => none.insert(Preparation::begin(self, ordinal)?),
         };
         if preparation.is_done() {
             return Ok(None);
         }
-        preparation.step(&*self.fs)?;
         let used = active.range().len_bytes();
         let capacity = SegmentHeader::capacity(self.segment_size);
         let due = 2 * used.min(capacity / 2) * self.segment_size / capacity;
+        preparation.step(&*self.fs, due)?;
         Ok(Some(if preparation.zeroed_bytes() > due {
             REST
         } else {
@@ -215,7 +215,7 @@ impl Log {
             .filter(|preparation| preparation.ordinal() == ordinal);
         let mut preparation = match ready {
             Some(preparation) => preparation,
-            None => Preparation::begin(&*self.fs, ordinal, self.segment_size)?,
+            None => Preparation::begin(self, ordinal)?,
         };
         if let Err(error) = preparation.finish(&*self.fs) {
             ahead.next = Some(preparation);

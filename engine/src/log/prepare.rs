@@ -6,20 +6,28 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::fs::{Access, File, Fs};
+use crate::format::to_usize;
+use crate::fs::{AlignedBuf, File, Fs};
 
+use super::Log;
 use super::segment::{DIR, file_name};
 
-/// Zeros written and synced at a time. A commit that meets a step waits for it on the disk, and
-/// each step grows the file, which costs a turn of the file system's journal.
-const STEP_LEN: u64 = 256 << 10;
+/// Least zeros written and synced at a time. A commit that meets a step waits for it on the disk.
+const STEP_LEN_MIN: u64 = 256 << 10;
+/// Most of them: each step grows the file, which costs a turn of the file system's journal, so a
+/// log that is written faster than small steps go takes larger ones.
+const STEP_LEN_MAX: u64 = 4 << 20;
 
 /// A segment file on its way to being all zeros.
+///
+/// Written in the way in which its frames will be: past the page cache, if they go past it, since
+/// pages that nobody reads would be brought in and thrown out again.
 #[derive(Debug)]
 pub(super) struct Preparation {
     ordinal: u64,
     segment_size: u64,
     file: Arc<dyn File>,
+    zeros: AlignedBuf,
     zeroed: u64,
 }
 
@@ -36,22 +44,23 @@ pub(super) struct Ahead {
 impl Preparation {
     /// Begins, or begins again, the file of segment `ordinal`. A file of this name holds no frame:
     /// its header would have been found when the log was opened.
-    pub(super) fn begin(fs: &dyn Fs, ordinal: u64, segment_size: u64) -> Result<Self> {
+    pub(super) fn begin(log: &Log, ordinal: u64) -> Result<Self> {
         let name = file_name(ordinal);
+        let fs = &*log.fs;
         let doing = |error| Error::io(format_args!("prepare {}/{name}", fs.place()), error);
-        let file = match fs.create(&name) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                fs.open(&name, Access::Write).map_err(doing)?
-            }
-            other => other.map_err(doing)?,
-        };
-        if file.len_bytes().map_err(doing)? > segment_size {
-            file.set_len(segment_size).map_err(doing)?;
+        match fs.create(&name) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            other => drop(other.map_err(doing)?),
+        }
+        let file = log.open_for_writing(ordinal)?;
+        if file.len_bytes().map_err(doing)? > log.segment_size {
+            file.set_len(log.segment_size).map_err(doing)?;
         }
         Ok(Self {
             ordinal,
-            segment_size,
+            segment_size: log.segment_size,
             file,
+            zeros: AlignedBuf::zeroed(to_usize(STEP_LEN_MIN)),
             zeroed: 0,
         })
     }
@@ -68,14 +77,24 @@ impl Preparation {
         self.zeroed == self.segment_size
     }
 
-    /// Fills and syncs the next piece.
-    pub(super) fn step(&mut self, fs: &dyn Fs) -> Result<()> {
-        let len = STEP_LEN.min(self.segment_size - self.zeroed);
-        let zeros = vec![0; crate::format::to_usize(len)];
+    /// Fills and syncs the next piece: up to `due`, as far as one step may go.
+    pub(super) fn step(&mut self, fs: &dyn Fs, due: u64) -> Result<()> {
+        let behind = due.saturating_sub(self.zeroed);
+        let len = behind
+            .next_multiple_of(STEP_LEN_MIN)
+            .clamp(STEP_LEN_MIN, STEP_LEN_MAX);
+        let end = self.segment_size.min(self.zeroed + len);
         let write = || {
-            self.file.write_at(self.zeroed, &zeros)?;
+            let mut at = self.zeroed;
+            while at < end {
+                let zeros = self.zeros.as_slice();
+                let rest = zeros.len().min(to_usize(end - at));
+                let zeros = zeros.get(..rest).unwrap_or_default();
+                self.file.write_at(at, zeros)?;
+                at += zeros.len() as u64;
+            }
             self.file.sync()?;
-            if self.zeroed + len == self.segment_size {
+            if end == self.segment_size {
                 fs.sync_dir(DIR)
             } else {
                 Ok(())
@@ -85,13 +104,13 @@ impl Preparation {
             let name = file_name(self.ordinal);
             Error::io(format_args!("fill {}/{name} with zeros", fs.place()), error)
         })?;
-        self.zeroed += len;
+        self.zeroed = end;
         Ok(())
     }
 
     pub(super) fn finish(&mut self, fs: &dyn Fs) -> Result<()> {
         while !self.is_done() {
-            self.step(fs)?;
+            self.step(fs, self.segment_size)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::state::State;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{EpochReason, EpochRecord, Lsn};
+use crate::format::{EpochReason, EpochRecord, Lsn, Position};
 use crate::keyspace::StoreTag;
 use crate::log::{Log, LogCursor, LogState};
 
@@ -46,21 +46,25 @@ impl Feed {
     ///
     /// # Errors
     /// `NotWriter` on a node that writes, `Corrupt`, `Io`.
-    pub(super) fn show(&self, log: &Log, state: &State, target: Lsn) -> Result<Lsn> {
+    pub(super) fn show(&self, log: &Log, state: &State, target: Lsn) -> Result<Position> {
         let mut cursor = self.cursor.lock();
         if log.state() == LogState::Writing {
             let message = "this node writes: what it commits is applied by itself";
             return Err(Error::new(ErrorKind::NotWriter, message));
         }
-        let positions = log.positions();
-        let target = target.min(positions.durable.lsn);
-        catch_up(&mut cursor, state, target)?;
-        let end = cursor.lsn();
-        // After an epoch that could not begin, the state is ahead of what may be shown.
-        if end > positions.visible.lsn && end <= target {
-            log.show(cursor.chain().position());
+        let target = target.min(log.positions().durable.lsn);
+        // Shown piece by piece: who is far behind is still seen to move.
+        loop {
+            let more = apply_next(&mut cursor, state, target)?;
+            let end = cursor.lsn();
+            // After an epoch that could not begin, the state is ahead of what may be shown.
+            if end > log.visible() && end <= target {
+                log.show(cursor.chain().position());
+            }
+            if !more {
+                return Ok(log.positions().visible);
+            }
         }
-        Ok(log.visible())
     }
 
     /// Cuts the log at `fork`, above what readers have seen, and keeps the rest aside. Where the
@@ -112,15 +116,22 @@ fn replay_visible(log: &Arc<Log>, tag: StoreTag) -> Result<(State, LogCursor)> {
 }
 
 fn catch_up(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<()> {
+    while apply_next(cursor, state, target)? {}
+    Ok(())
+}
+
+/// Applies the next run of whole frames up to `target`; `false` when there is none.
+fn apply_next(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<bool> {
     state.check()?;
     // A node that wrote has applied further than the cursor read.
     if cursor.lsn() < state.end() {
-        return Ok(());
+        return Ok(false);
     }
-    while let Some(run) = cursor.next_up_to(target, RUN_LEN)? {
-        for (header, frame) in run.frames() {
-            state.apply(header, &frame)?;
-        }
+    let Some(run) = cursor.next_up_to(target, RUN_LEN)? else {
+        return Ok(false);
+    };
+    for (header, frame) in run.frames() {
+        state.apply(header, &frame)?;
     }
-    Ok(())
+    Ok(true)
 }

@@ -3,7 +3,9 @@
 use super::Store;
 use super::state::check_payloads;
 use crate::error::Result;
-use crate::format::{Chain, EpochId, FrameKind, FrameRun, Lsn, LsnRange, ProtectionRecord};
+use crate::format::{
+    Chain, EpochId, FrameKind, FrameRun, Lsn, LsnRange, Position, ProtectionRecord,
+};
 use crate::log::{LogCursor, LogView, ProtectionMark, ReplicaPositions, TermMark};
 
 impl Store {
@@ -64,7 +66,7 @@ impl Store {
     ///
     /// # Errors
     /// `NotWriter` on a node that writes, `Corrupt`, `Io`.
-    pub fn apply_to(&self, lsn: Lsn) -> Result<Lsn> {
+    pub fn apply_to(&self, lsn: Lsn) -> Result<Position> {
         let shared = &self.shared;
         shared.feed.show(&shared.log, &shared.state, lsn)
     }

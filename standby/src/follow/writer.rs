@@ -1,11 +1,14 @@
-//! The thread that writes what a standby receives, so that no task of the network waits for a disk.
+//! The threads that write and replay what a standby receives, so that no task of the network waits
+//! for a disk.
 //!
-//! Whatever waits when it comes round is done as one: all runs appended, one fsync, one step of
-//! replay. The more there is to do, the fewer fsyncs it costs.
+//! Whatever waits when the writing thread comes round is done as one: all runs appended, one fsync.
+//! The more there is to do, the fewer fsyncs it costs. Replay has a thread of its own, so that a
+//! standby that is behind is not held up by it: received and durable run ahead of applied.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use super::replay::Replay;
 use outlast_engine::format::{FrameRun, Lsn, Position};
 use outlast_engine::{LogView, ProtectionMark, Store, TermMark};
 use tokio::sync::{mpsc as async_mpsc, oneshot};
@@ -53,9 +56,10 @@ impl LogWriter {
         let (jobs, to_do) = mpsc::channel();
         // Bounded by the jobs, and those by the window of the session.
         let (tell, done) = async_mpsc::unbounded_channel();
+        let replay = Replay::start(store.clone(), tell.clone())?;
         let thread = std::thread::Builder::new()
             .name("outlast-follow".to_owned())
-            .spawn(move || run(&store, &to_do, &tell))?;
+            .spawn(move || run(&store, &replay, &to_do, &tell))?;
         Ok((
             Self {
                 jobs: Some(jobs),
@@ -86,12 +90,17 @@ impl Drop for LogWriter {
     }
 }
 
-fn run(store: &Store, jobs: &mpsc::Receiver<Job>, tell: &async_mpsc::UnboundedSender<Done>) {
+fn run(
+    store: &Store,
+    replay: &Replay,
+    jobs: &mpsc::Receiver<Job>,
+    tell: &async_mpsc::UnboundedSender<Done>,
+) {
     while let Ok(first) = jobs.recv() {
         let mut round = Round::default();
         let mut next = Some(first);
         while let Some(job) = next {
-            let outcome = round.take(store, job, tell);
+            let outcome = round.take(store, replay, job, tell);
             if let Err(error) = outcome {
                 tracing::error!(%error, "the log of this standby failed");
                 // Nobody listening means that the node is closing.
@@ -111,7 +120,6 @@ fn run(store: &Store, jobs: &mpsc::Receiver<Job>, tell: &async_mpsc::UnboundedSe
 struct Round {
     appended: bool,
     sync: bool,
-    apply_to: Option<Lsn>,
     barriers: Vec<oneshot::Sender<()>>,
 }
 
@@ -119,6 +127,7 @@ impl Round {
     fn take(
         &mut self,
         store: &Store,
+        replay: &Replay,
         job: Job,
         tell: &async_mpsc::UnboundedSender<Done>,
     ) -> outlast_engine::Result<()> {
@@ -128,7 +137,7 @@ impl Round {
                 self.appended = true;
             }
             Job::Sync => self.sync = true,
-            Job::ApplyTo(lsn) => self.apply_to = self.apply_to.max(Some(lsn)),
+            Job::ApplyTo(lsn) => replay.to(lsn),
             Job::Note { heard, protection } => {
                 store.note_term(heard)?;
                 if let Some(protection) = protection {
@@ -157,10 +166,6 @@ impl Round {
         if self.sync {
             store.sync()?;
             let _ = tell.send(Done::Durable(store.positions().durable));
-        }
-        if let Some(lsn) = self.apply_to {
-            store.apply_to(lsn)?;
-            let _ = tell.send(Done::Applied(store.positions().visible));
         }
         for barrier in self.barriers {
             let _ = barrier.send(());

@@ -39,10 +39,10 @@ fn at_every_frame_it_shows_the_primarys_state_there_from_equal_bytes() {
         let end = run.range().end;
         // Neither received nor durable is applied.
         let before = standby.positions().visible;
-        assert_eq!(standby.apply_to(end).unwrap(), before.lsn);
+        assert_eq!(standby.apply_to(end).unwrap().lsn, before.lsn);
         assert_eq!(standby.sync().unwrap(), end);
         assert_eq!(standby.positions().visible, before);
-        assert_eq!(standby.apply_to(end).unwrap(), end);
+        assert_eq!(standby.apply_to(end).unwrap().lsn, end);
         let theirs = primary.snapshot_at(end).unwrap();
         assert_eq!(
             contents(&standby, &standby.snapshot()),
@@ -79,7 +79,7 @@ fn a_position_within_a_frame_shows_nothing_of_it() {
     for target in 0..=standby.positions().appended.lsn.0 {
         let whole = ends.iter().rfind(|end| end.0 <= target).unwrap();
         assert_eq!(
-            standby.apply_to(Lsn(target)).unwrap(),
+            standby.apply_to(Lsn(target)).unwrap().lsn,
             *whole,
             "target {target}"
         );
