@@ -74,6 +74,8 @@ impl Log {
             fs.create_dir(dir).map_err(making)?;
         }
         MarkFile::create(fs)?;
+        // Its name must not be lost where that of the manifest is not.
+        fs.sync_dir("").map_err(making)?;
         let manifest = Manifest {
             cluster: options.cluster,
             node: NodeId::random(),

@@ -81,10 +81,10 @@ impl Log {
     /// Seals the active segment, if there is one, and goes on in the next.
     pub(super) fn rotate(&self, writer: &mut Writer) -> Result<()> {
         // The file first: a full disk is met before anything changed.
-        let ordinal = writer
-            .active
-            .as_ref()
-            .map_or(1, |active| active.segment.header.ordinal + 1);
+        // Behind the last segment, which is a sealed one after a crash between a seal and the next
+        // header.
+        let last = self.segments.last();
+        let ordinal = last.map_or(1, |segment| segment.header.ordinal + 1);
         self.take_prepared(ordinal)?;
         if let Some(active) = &writer.active {
             self.seal(active, &writer.chain)?;

@@ -1,0 +1,298 @@
+//! What the disks go through: a primary and its standby, and for every moment what each of them has
+//! answered for.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use outlast_engine::clock::Clock;
+use outlast_engine::format::{ClusterId, FrameRun, ProtectionRecord};
+use outlast_engine::{
+    Batch, CommitOptions, Config, EpochReason, InitOptions, Keyspace, LogCursor, Lsn, Receipt,
+    Store,
+};
+
+use super::disk::Disk;
+
+pub(crate) const SEGMENT_SIZE: u64 = 64 << 10;
+const KEYSPACES: [&str; 2] = ["users", "rooms"];
+
+/// Keyspace and key, to value.
+pub(crate) type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+
+/// What may and must be found on a disk after a crash, by the number of changes made before it.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    /// The state after each commit; the first is empty.
+    pub(crate) states: Vec<Arc<Contents>>,
+    /// At least this commit is there.
+    must: Vec<(usize, u64)>,
+    /// At most this commit is there.
+    may: Vec<(usize, u64)>,
+}
+
+impl Ledger {
+    pub(crate) fn must(&self, changes: usize) -> u64 {
+        last(&self.must, changes)
+    }
+
+    /// The most that was ever possible is possible until something lower is said.
+    pub(crate) fn may(&self, changes: usize) -> u64 {
+        last(&self.may, changes)
+    }
+}
+
+fn last(list: &[(usize, u64)], changes: usize) -> u64 {
+    let said = list.iter().rev().find(|(at, _)| *at <= changes);
+    said.map_or(0, |(_, commit)| *commit)
+}
+
+/// A clock that stands still unless it is told to go on.
+#[derive(Debug, Default)]
+pub(crate) struct StillClock(AtomicU64);
+
+impl StillClock {
+    fn advance(&self, ms: u64) {
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for StillClock {
+    fn wall_ms(&self) -> u64 {
+        1_700_000_000_000 + self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+pub(crate) fn open(disk: &Disk, clock: &Arc<StillClock>) -> outlast_engine::Result<Store> {
+    let config = Config {
+        background: false,
+        ..Config::default()
+    };
+    Store::open_on(Arc::new(disk.clone()), clock.clone(), config)
+}
+
+/// Numbers that look drawn.
+pub(crate) struct Dice(pub u64);
+
+impl Dice {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        usize::try_from(self.0 >> 33).unwrap() % end
+    }
+}
+
+/// One node: its disk, its open store and its ledger.
+pub(crate) struct Node {
+    pub(crate) disk: Disk,
+    pub(crate) ledger: Ledger,
+    pub(crate) clock: Arc<StillClock>,
+    store: Option<Store>,
+}
+
+impl Node {
+    fn made(cluster: ClusterId, name: &str, follower: bool) -> Self {
+        let disk = Disk::default();
+        let options = InitOptions {
+            cluster,
+            segment_size: SEGMENT_SIZE,
+            has_peer: true,
+            follower,
+            ..InitOptions::new(name)
+        };
+        Store::init_on(&disk, &options).unwrap();
+        let clock = Arc::<StillClock>::default();
+        let mut ledger = Ledger::default();
+        ledger.states.push(Arc::default());
+        let store = Some(open(&disk, &clock).unwrap());
+        Self {
+            disk,
+            ledger,
+            clock,
+            store,
+        }
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.store.take().unwrap().close().unwrap();
+        self.store = Some(open(&self.disk, &self.clock).unwrap());
+    }
+
+    fn commits(&self) -> u64 {
+        self.ledger.states.len() as u64 - 1
+    }
+
+    fn must_hold(&mut self, commit: u64) {
+        self.ledger.must.push((self.disk.changes(), commit));
+    }
+
+    fn may_hold(&mut self, commit: u64) {
+        self.ledger.may.push((self.disk.changes(), commit));
+    }
+
+    /// A batch of random writes, and the state behind it.
+    fn batch(&mut self, keyspaces: &[Keyspace], dice: &mut Dice) -> Batch {
+        let mut state = Contents::clone(self.ledger.states.last().unwrap());
+        let mut batch = Batch::new();
+        for _ in 0..dice.below(5) {
+            let keyspace = dice.below(keyspaces.len());
+            let key = vec![b'k', u8::try_from(dice.below(24)).unwrap()];
+            let place = (KEYSPACES[keyspace].to_owned(), key.clone());
+            if dice.below(4) == 0 {
+                batch.delete(&keyspaces[keyspace], &key).unwrap();
+                state.remove(&place);
+            } else {
+                let len = [3, 30, 600, 3_000][dice.below(4)];
+                let value = vec![u8::try_from(dice.below(251)).unwrap(); len];
+                batch.put(&keyspaces[keyspace], &key, &value).unwrap();
+                state.insert(place, value);
+            }
+        }
+        self.ledger.states.push(Arc::new(state));
+        batch
+    }
+
+    /// Commits some batches, several at a time or one, and lets the background do its part.
+    fn write(&mut self, commits: usize, dice: &mut Dice) -> Vec<Receipt> {
+        let keyspaces = KEYSPACES.map(|name| self.store().keyspace(name).unwrap());
+        let mut receipts = Vec::new();
+        for _ in 0..commits {
+            let together = [1, 1, 3][dice.below(3)];
+            let batches: Vec<_> = (0..together)
+                .map(|_| self.batch(&keyspaces, dice))
+                .collect();
+            self.may_hold(self.commits());
+            let store = self.store().clone();
+            let options = CommitOptions::default();
+            let mut under_way: Vec<_> = batches
+                .into_iter()
+                .map(|batch| store.commit_async(batch, options))
+                .collect();
+            for future in &mut under_way {
+                receipts.push(finish(future).unwrap());
+            }
+            self.must_hold(self.commits());
+            for _ in 0..dice.below(3) {
+                let _ = self.store().background_step();
+            }
+            if dice.below(12) == 0 {
+                // Idle for long enough that the log vouches for itself.
+                self.clock.advance(60);
+                let _ = self.store().background_step();
+            }
+        }
+        receipts
+    }
+}
+
+fn finish<T>(future: &mut (impl Future<Output = T> + Unpin)) -> T {
+    match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => panic!("a commit waits though nobody else can lead"),
+    }
+}
+
+/// The standby takes all that the primary has, in runs of random length, with fsyncs in between.
+fn ship(primary: &Node, standby: &mut Node, dice: &mut Dice) {
+    let from = standby.store().chain().lsn;
+    let mut cursor = primary.store().log_cursor(from).unwrap();
+    while let Some(run) = next(&mut cursor, standby, dice) {
+        standby.may_hold(run.after().position().commit);
+        standby.store().append_run(&run).unwrap();
+        if dice.below(3) > 0 {
+            sync(primary, standby, dice);
+        }
+    }
+    sync(primary, standby, dice);
+}
+
+fn next(cursor: &mut LogCursor, standby: &Node, dice: &mut Dice) -> Option<FrameRun> {
+    let len_max = [1, 5_000, 80_000][dice.below(3)];
+    let run = cursor.next_up_to(Lsn(u64::MAX), len_max).unwrap()?;
+    Some(FrameRun::check(&standby.store().chain(), run.bytes().clone()).unwrap())
+}
+
+fn sync(primary: &Node, standby: &mut Node, dice: &mut Dice) {
+    standby.store().sync().unwrap();
+    let durable = standby.store().positions().durable.commit;
+    standby.must_hold(durable);
+    let visible = primary.store().positions().visible.lsn;
+    standby.store().apply_to(visible).unwrap();
+    if dice.below(4) == 0 {
+        standby.clock.advance(60);
+    }
+    for _ in 0..dice.below(3) {
+        let _ = standby.store().background_step();
+    }
+}
+
+/// The standby throws away the last of what it received, as after a fork, and is sent it again.
+fn quarantine(primary: &mut Node, standby: &mut Node, dice: &mut Dice) {
+    let fork = primary.store().chain().position();
+    primary.write(3, dice);
+    standby.ledger.states = primary.ledger.states.clone();
+    let from = standby.store().chain().lsn;
+    assert_eq!(from, fork.lsn, "the standby has all");
+    let mut cursor = primary.store().log_cursor(from).unwrap();
+    while let Some(run) = next(&mut cursor, standby, dice) {
+        standby.may_hold(run.after().position().commit);
+        standby.store().append_run(&run).unwrap();
+    }
+    standby.store().sync().unwrap();
+    standby.must_hold(fork.commit);
+    standby.store().quarantine(fork.lsn).unwrap();
+    standby.may_hold(fork.commit);
+    ship(primary, standby, dice);
+}
+
+/// Both nodes after a whole life: two epochs of the first, a standby that follows it, is closed and
+/// opened, loses a tail, is promoted, and goes on alone.
+pub(crate) fn life(seed: u64, commits: usize) -> (Node, Node) {
+    let mut dice = Dice(seed);
+    let cluster = ClusterId([9; 16]);
+    let mut primary = Node::made(cluster, "a", false);
+    let mut standby = Node::made(cluster, "b", true);
+    primary.store().begin_epoch(EpochReason::Init, "").unwrap();
+    standby.store().begin_following().unwrap();
+    for round in 0..4 {
+        primary.write(commits / 8, &mut dice);
+        standby.ledger.states = primary.ledger.states.clone();
+        ship(&primary, &mut standby, &mut dice);
+        match round {
+            0 => {
+                let record = ProtectionRecord::unbounded(Vec::new(), "none".to_owned());
+                primary.store().append_protection(&record).unwrap();
+                primary.store().note_attached().unwrap();
+            }
+            1 => {
+                primary.reopen();
+                let store = primary.store();
+                store.begin_epoch(EpochReason::Restart, "").unwrap();
+            }
+            2 => {
+                standby.reopen();
+                standby.store().begin_following().unwrap();
+                quarantine(&mut primary, &mut standby, &mut dice);
+            }
+            _ => {}
+        }
+    }
+    let store = standby.store();
+    store.begin_epoch(EpochReason::Promotion, "a test").unwrap();
+    standby.write(commits / 4, &mut dice);
+    (primary, standby)
+}
