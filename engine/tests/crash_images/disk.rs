@@ -22,6 +22,8 @@ enum Change {
     SyncDir(String),
     Data(Inode, DataChange),
     Sync(Inode),
+    /// A sync that failed: the system shows the bytes on and forgets that the disk lacks them.
+    Forget(Inode),
 }
 
 #[derive(Clone, Debug)]
@@ -92,9 +94,15 @@ struct State {
     first: Files,
     live: Files,
     changes: Vec<Change>,
+    fails_next_sync: bool,
 }
 
 impl Disk {
+    /// Lets the next sync of a file fail.
+    pub(crate) fn fail_next_sync(&self) {
+        self.state().fails_next_sync = true;
+    }
+
     /// Changes so far.
     pub(crate) fn changes(&self) -> usize {
         self.state().changes.len()
@@ -116,7 +124,7 @@ impl Disk {
         Self(Arc::new(Mutex::new(State {
             first: files.clone(),
             live: files,
-            changes: Vec::new(),
+            ..State::default()
         })))
     }
 
@@ -193,6 +201,7 @@ impl Moments {
                     !inside
                 });
             }
+            Change::Forget(lost) => self.data.retain(|(inode, _)| *inode != lost),
             Change::Data(inode, change) => self.data.push((inode, change)),
             Change::Sync(synced) => {
                 let durable = &mut self.durable;
@@ -378,7 +387,12 @@ impl File for DiskFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.disk.state().changes.push(Change::Sync(self.inode));
+        let mut state = self.disk.state();
+        if std::mem::take(&mut state.fails_next_sync) {
+            state.changes.push(Change::Forget(self.inode));
+            return Err(io::Error::other("the disk does not take it"));
+        }
+        state.changes.push(Change::Sync(self.inode));
         Ok(())
     }
 

@@ -197,6 +197,32 @@ impl Node {
         }
         receipts
     }
+
+    /// A commit over several blocks whose fsync fails, and the store opened again, without the
+    /// power having gone.
+    fn fail(&mut self) {
+        let users = self.store().keyspace(KEYSPACES[0]).unwrap();
+        let (key, value) = (b"long".to_vec(), vec![7; 10_000]);
+        let mut batch = Batch::new();
+        batch.put(&users, &key, &value).unwrap();
+        let mut state = Contents::clone(self.ledger.states.last().unwrap());
+        state.insert((KEYSPACES[0].to_owned(), key), value);
+        self.ledger.states.push(Arc::new(state));
+        self.may_hold(self.commits());
+        self.disk.fail_next_sync();
+        let failed = self.store().commit(batch, CommitOptions::default());
+        assert!(failed.is_err(), "acknowledged what could not be synced");
+        drop(users);
+        self.store = None;
+        self.store = Some(open(&self.disk, &self.clock).unwrap());
+        self.store().begin_epoch(EpochReason::Restart, "").unwrap();
+        let found = self.store().positions().durable.commit;
+        self.ledger
+            .states
+            .truncate(usize::try_from(found).unwrap() + 1);
+        self.must_hold(found);
+        self.may_hold(found);
+    }
 }
 
 fn finish<T>(future: &mut (impl Future<Output = T> + Unpin)) -> T {
@@ -282,6 +308,7 @@ pub(crate) fn life(seed: u64, commits: usize) -> (Node, Node) {
                 primary.reopen();
                 let store = primary.store();
                 store.begin_epoch(EpochReason::Restart, "").unwrap();
+                primary.fail();
             }
             2 => {
                 standby.reopen();
@@ -293,6 +320,8 @@ pub(crate) fn life(seed: u64, commits: usize) -> (Node, Node) {
     }
     let store = standby.store();
     store.begin_epoch(EpochReason::Promotion, "a test").unwrap();
-    standby.write(commits / 4, &mut dice);
+    standby.write(commits / 8, &mut dice);
+    standby.fail();
+    standby.write(commits / 8, &mut dice);
     (primary, standby)
 }
