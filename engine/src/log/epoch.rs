@@ -258,10 +258,13 @@ impl Log {
             self.append_watermark_and_wait()?;
         }
         let writer = self.writer.lock();
-        let following = self.state() == LogState::Following;
-        if following {
-            self.sync_active(&writer)?;
-            self.note_mark()?;
+        match self.state() {
+            LogState::Following => {
+                self.sync_active(&writer)?;
+                self.note_mark()?;
+            }
+            LogState::Writing => self.note_mark()?,
+            _ => {}
         }
         self.stop_writing(LogState::Closed);
         drop(writer);
