@@ -8,13 +8,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::{
     NODE_NAME_LEN_MAX, SEGMENT_SIZE_DEFAULT, SEGMENT_SIZE_MAX, SEGMENT_SIZE_MIN, SEGMENT_SIZE_STEP,
 };
-use crate::format::{ClusterId, SegmentHeader};
+use crate::format::{ClusterId, NodeId, SegmentHeader};
 
 /// What a store is made with, once, for good.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct InitOptions {
     /// The cluster: a new one for its first node, the same one for its peers.
     pub cluster: ClusterId,
+    /// The node. Default a new one; it must differ from that of every other node.
+    pub node: NodeId,
     /// The node's name, for people.
     pub node_name: String,
     /// Size of a segment file in bytes; the same on every node of the cluster. Default 64 MiB.
@@ -32,6 +34,7 @@ impl InitOptions {
     pub fn new(node_name: impl Into<String>) -> Self {
         Self {
             cluster: ClusterId::random(),
+            node: NodeId::random(),
             node_name: node_name.into(),
             segment_size: SEGMENT_SIZE_DEFAULT,
             has_peer: false,

@@ -48,8 +48,8 @@
 //! - Reading: [`Store::get`], [`Snapshot`] with [`Range`] and [`Keys`], the change feed [`Tail`],
 //!   [`Store::receipt_status`] and [`Store::wait_applied`].
 //! - Shipping: [`LogCursor`], [`Store::append_run`], [`Store::sync`], [`Store::apply_to`].
-//! - [`mod@format`]: the bytes of files and frames. [`fs`] and [`clock`]: what a simulation
-//!   replaces.
+//! - [`mod@format`]: the bytes of files and frames. [`fs`], [`clock`] and [`entropy`]: what a
+//!   simulation replaces. [`planted`]: faults that grade it.
 
 /// The examples of the README, tested.
 #[cfg(doctest)]
@@ -59,12 +59,14 @@ struct Readme;
 mod batch;
 pub mod clock;
 mod config;
+pub mod entropy;
 mod error;
 pub mod format;
 pub mod fs;
 mod index;
 mod keyspace;
 mod log;
+pub mod planted;
 mod receipt;
 mod record;
 mod snapshot;
@@ -77,7 +79,7 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CommitFuture, CommitOptions, Level, LogCursor, LogState, LogView, Positions,
+    About, CommitFuture, CommitOptions, Group, Level, LogCursor, LogState, LogView, Positions,
     ProtectionMark, Recovered, ReplicaPositions, TermMark, about,
 };
 pub use receipt::{Receipt, ReceiptStatus};

@@ -1,23 +1,23 @@
 //! Following: binds the one [`Receiver`] of this process to whatever link its primary has made.
 
+pub(crate) mod following;
+pub(crate) mod jobs;
 mod replay;
 mod writer;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use outlast_engine::{LogView as StoreView, ProtectionMark, Store, TermMark};
-use outlast_proto::{
-    AckMark, ConflictKind, Hello, Identity, LogView, Nonce, ProtectionPoint, Receiver,
-    ReceiverEvent, ReceiverInput, ReceiverOutput, ReceiverPhase, StandbyFacts, Term,
-};
+use outlast_engine::Store;
+use outlast_proto::{ConflictKind, Hello, Nonce, Receiver, ReceiverEvent, ReceiverInput, Term};
 use outlast_shipper::drive::{LogReads, Wire, WireEvent, boot_time};
 use outlast_shipper::{CloseCode, LinkHandle};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
-use self::writer::{Done, Job, LogWriter};
+use self::following::{FollowOutput, Following};
+use self::jobs::Done;
+use self::writer::LogWriter;
 
 /// What a following node is told by the node around it.
 pub(crate) enum Command {
@@ -60,16 +60,14 @@ impl Follower {
         config: outlast_proto::Config,
         hooks: Arc<dyn FollowHooks>,
     ) -> crate::error::Result<Self> {
-        store.begin_following()?;
-        let facts = facts(store);
-        let receiver = Arc::new(Mutex::new(Receiver::new(boot_time(), config, facts)));
+        let following = Following::start(boot_time(), config, store)?;
+        let receiver = following.receiver().clone();
         let (writer, done) = LogWriter::start(store.clone())
             .map_err(|error| outlast_engine::Error::io("start a thread", error))?;
         let (commands, to_obey) = mpsc::unbounded_channel();
         let task = Task {
-            receiver: receiver.clone(),
+            following,
             reads: LogReads::new(store.clone()),
-            answers: VecDeque::new(),
             session: None,
             writer,
             hooks,
@@ -104,11 +102,9 @@ impl Follower {
 }
 
 struct Task {
-    receiver: Arc<Mutex<Receiver>>,
+    following: Following,
     writer: LogWriter,
     reads: LogReads,
-    /// What was done at once and is told once all outputs are taken.
-    answers: VecDeque<ReceiverInput>,
     session: Option<Session>,
     hooks: Arc<dyn FollowHooks>,
 }
@@ -126,11 +122,7 @@ impl Task {
     ) {
         loop {
             self.obey_all().await;
-            if let Some(answer) = self.answers.pop_front() {
-                self.give(answer);
-                continue;
-            }
-            let wake_at = self.receiver.lock().poll_timeout();
+            let wake_at = self.following.poll_timeout();
             let next = {
                 let session = &mut self.session;
                 tokio::select! {
@@ -140,29 +132,30 @@ impl Task {
                         None => return self.stop().await,
                     },
                     done = done.recv() => match done {
-                        Some(done) => Next::Input(told(done)),
+                        Some(done) => Next::Done(done),
                         None => return self.stop().await,
                     },
                     event = event(session) => Next::Wire(event),
-                    (from, bytes) = self.reads.finished() => Next::Input(match bytes {
-                        Ok(bytes) => ReceiverInput::LogBytes { from, bytes },
-                        Err(error) => failed(&error),
-                    }),
+                    (from, bytes) = self.reads.finished() => {
+                        self.following.read_done(from, bytes);
+                        continue;
+                    }
                     () = outlast_shipper::drive::sleep_until(wake_at) => {
-                        Next::Input(ReceiverInput::Timeout)
+                        Next::Timeout
                     }
                 }
             };
             match next {
-                Next::Input(input) => self.give(input),
+                Next::Done(done) => self.following.done(boot_time(), done),
+                Next::Timeout => self.give(ReceiverInput::Timeout),
                 Next::Wire(event) => self.wire(event),
                 Next::Command(command) => self.command(command).await,
             }
         }
     }
 
-    fn give(&self, input: ReceiverInput) {
-        self.receiver.lock().handle(boot_time(), input);
+    fn give(&mut self, input: ReceiverInput) {
+        self.following.handle(boot_time(), input);
     }
 
     async fn command(&mut self, command: Command) {
@@ -182,32 +175,13 @@ impl Task {
             }
             Command::HeardTerm(term) => self.give(ReceiverInput::HeardTerm(term)),
             Command::Withdraw(barrier) => {
-                // One that failed, or stands in a conflict, takes part in nothing already.
-                if self.takes_part() {
-                    self.give(ReceiverInput::Withdraw);
-                    self.obey_all().await;
-                }
-                // Everything that was accepted before is appended, synced and counted.
-                self.writer.give(Job::Sync);
-                self.writer.give(Job::Barrier(barrier));
+                let barrier = move || {
+                    let _ = barrier.send(());
+                };
+                self.following.withdraw(boot_time(), Box::new(barrier));
             }
-            Command::Reinstate => {
-                if self.phase() == ReceiverPhase::Withdrawn {
-                    self.give(ReceiverInput::Reinstate);
-                }
-            }
+            Command::Reinstate => self.give(ReceiverInput::Reinstate),
         }
-    }
-
-    fn phase(&self) -> ReceiverPhase {
-        self.receiver.lock().status().phase
-    }
-
-    fn takes_part(&self) -> bool {
-        !matches!(
-            self.phase(),
-            ReceiverPhase::Withdrawn | ReceiverPhase::Failed | ReceiverPhase::Conflict(_)
-        )
     }
 
     fn wire(&mut self, event: WireEvent) {
@@ -231,59 +205,34 @@ impl Task {
 
     /// Does what the protocol asks until it asks nothing.
     async fn obey_all(&mut self) {
-        loop {
-            let Some(output) = self.receiver.lock().poll_output() else {
-                return;
-            };
+        while let Some(output) = self.following.poll_output(boot_time()) {
             self.obey(output).await;
         }
     }
 
-    async fn obey(&mut self, output: ReceiverOutput) {
+    async fn obey(&mut self, output: FollowOutput) {
         match output {
-            ReceiverOutput::Send(message) => {
+            FollowOutput::Send(message) => {
                 if let Some(session) = &mut self.session
                     && let Err(error) = session.wire.push(&message)
                 {
                     tracing::error!(%error, "a message could not be sent");
                 }
             }
-            ReceiverOutput::Data(header, bytes) => {
+            FollowOutput::Data(header, bytes) => {
                 if let Some(session) = &mut self.session {
                     session.wire.push_data(&header, bytes);
                 }
             }
-            ReceiverOutput::Read { from, max_bytes } => {
+            FollowOutput::Read { from, max_bytes } => {
                 if let Some(bytes) = self.reads.read(from, max_bytes) {
-                    self.answers.push_back(match bytes {
-                        Ok(bytes) => ReceiverInput::LogBytes { from, bytes },
-                        Err(error) => failed(&error),
-                    });
+                    self.following.read_done(from, bytes);
                 }
             }
-            ReceiverOutput::Append(run) => self.writer.give(Job::Append(run)),
-            ReceiverOutput::Sync => self.writer.give(Job::Sync),
-            ReceiverOutput::ApplyTo(lsn) => self.writer.give(Job::ApplyTo(lsn)),
-            ReceiverOutput::Note { heard, protection } => {
-                let heard = TermMark {
-                    term: heard.number,
-                    opened_by: heard.opened_by,
-                };
-                let protection = protection.map(|point| ProtectionMark {
-                    term: point.term,
-                    start: point.start,
-                    lsn: point.lsn,
-                    epoch: point.epoch,
-                });
-                self.writer.give(Job::Note { heard, protection });
-            }
-            ReceiverOutput::Quarantine { from } => self.writer.give(Job::Quarantine { from }),
-            ReceiverOutput::Conflict { kind, with, heard } => {
-                tracing::error!(?kind, %with, %heard, "conflict with the peer");
-                self.hooks.conflict(&kind, heard);
-            }
-            ReceiverOutput::Event(event) => self.hooks.event(&event),
-            ReceiverOutput::Close(reason) => {
+            FollowOutput::Job(job) => self.writer.give(job),
+            FollowOutput::Conflict { kind, heard } => self.hooks.conflict(&kind, heard),
+            FollowOutput::Event(event) => self.hooks.event(&event),
+            FollowOutput::Close(reason) => {
                 if let Some(session) = self.session.take() {
                     tracing::info!(%reason, "the session with the primary is over");
                     self.hooks.link(None, Some(reason.to_string()));
@@ -309,7 +258,8 @@ impl Task {
 }
 
 enum Next {
-    Input(ReceiverInput),
+    Done(Done),
+    Timeout,
     Wire(WireEvent),
     Command(Command),
 }
@@ -318,72 +268,5 @@ async fn event(session: &mut Option<Session>) -> WireEvent {
     match session {
         Some(session) => session.wire.event().await,
         None => std::future::pending().await,
-    }
-}
-
-fn told(done: Done) -> ReceiverInput {
-    match done {
-        Done::Appended(position) => ReceiverInput::Appended(position),
-        Done::Durable(position) => ReceiverInput::Durable(position),
-        Done::Applied(position) => ReceiverInput::Applied(position),
-        Done::Noted => ReceiverInput::Noted,
-        Done::Quarantined(view) => ReceiverInput::Quarantined(Box::new(log_view(*view))),
-        Done::Failed(error) => failed(&error),
-    }
-}
-
-fn failed(error: &outlast_engine::Error) -> ReceiverInput {
-    tracing::error!(%error, "the log failed under a session");
-    ReceiverInput::LogFailed
-}
-
-/// A store's view as the protocol takes it.
-pub(crate) fn log_view(view: StoreView) -> LogView {
-    LogView {
-        end: view.chain,
-        history: view.history,
-        durable: view.positions.durable,
-        applied: view.positions.visible,
-    }
-}
-
-/// Who this node is, to the protocol.
-pub(crate) fn identity(store: &Store) -> Identity {
-    Identity {
-        cluster: store.cluster(),
-        node: store.node(),
-        name: store.node_name(),
-        segment_size: store.segment_size(),
-    }
-}
-
-/// The highest term that a node ever heard of.
-pub(crate) fn heard(store: &Store) -> Term {
-    store.term_heard().map_or_else(
-        || Term::of(&store.history()),
-        |heard| Term {
-            number: heard.term,
-            opened_by: heard.opened_by,
-        },
-    )
-}
-
-fn facts(store: &Store) -> StandbyFacts {
-    let view = store.log_view();
-    let visible_told = view.chain.visible;
-    StandbyFacts {
-        identity: identity(store),
-        heard: heard(store),
-        protection: store.protection_heard().map(|mark| ProtectionPoint {
-            term: mark.term,
-            start: mark.start,
-            lsn: mark.lsn,
-            epoch: mark.epoch,
-        }),
-        log: log_view(view),
-        visible_told,
-        acked: store
-            .durable_mark()
-            .map(|(epoch, durable)| AckMark { epoch, durable }),
     }
 }

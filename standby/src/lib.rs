@@ -6,12 +6,14 @@ pub mod certificate;
 pub mod config;
 pub mod control;
 mod dir;
+pub mod drive;
 mod error;
 mod follow;
 mod init;
 mod lag;
 mod node;
 mod promotion;
+mod roles;
 pub mod status;
 
 pub use dir::NodeDir;

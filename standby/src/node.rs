@@ -22,6 +22,7 @@ use crate::dir::NodeDir;
 use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::lag::LagClock;
+use crate::roles::{self, Boot, boot};
 
 /// A node that runs: its store is open, its peer is dialled or awaited, its socket answers.
 ///
@@ -176,28 +177,16 @@ impl Drop for Node {
 impl Inner {
     /// Becomes what the node last was.
     fn take_up_role(self: &Arc<Self>) -> Result<()> {
-        let history = self.store.history();
-        let was_writer = match history.last() {
-            Some(epoch) => epoch.node == self.store.node(),
-            None => !self.store.follower_at_init(),
-        };
-        match self.store.state() {
-            LogState::Reading if !was_writer => self.follow(),
-            LogState::Reading if !self.store.has_peer() || !self.store.is_attached() => {
-                // Nobody can have been promoted in its place.
-                let first = history.last().is_none();
-                let reason = if first {
-                    EpochReason::Init
-                } else {
-                    EpochReason::Restart
-                };
+        match boot(&self.store) {
+            Boot::Follow => self.follow(),
+            Boot::Begin(reason) => {
                 self.store.begin_epoch(reason, "")?;
-                if first {
+                if reason == EpochReason::Init {
                     self.note_policy()?;
                 }
                 Ok(())
             }
-            _ => Ok(()),
+            Boot::Wait | Boot::Stand => Ok(()),
         }
     }
 
@@ -211,8 +200,7 @@ impl Inner {
     /// Begins the epoch that this restarted primary has waited for.
     fn resume(&self, reason: EpochReason, note: &str) -> Result<EpochRecord> {
         let _changing = self.changing_role.lock();
-        self.store.stop_following();
-        let epoch = self.store.begin_epoch(reason, note)?;
+        let epoch = roles::resume(&self.store, reason, note)?;
         tracing::info!(
             term = epoch.term,
             start = epoch.start,

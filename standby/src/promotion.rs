@@ -1,32 +1,156 @@
-//! The decision to promote: facts in, decision out. Nothing here waits, writes or looks at a clock.
+//! Promotion: the decision (facts in, decision and report out), and the order of its steps. Nothing
+//! here waits or looks at a clock.
 
 use std::time::Duration;
 
-use outlast_engine::format::Lsn;
+use outlast_engine::Store;
+use outlast_engine::format::{EpochReason, EpochRecord, Lsn};
 
 use crate::certificate::{
     AcceptedLoss, Fencing, Finding, MeasuredLoss, PrimaryLastSeen, PromoteOptions, StandbyPositions,
 };
+use crate::status::Role;
+
+/// A node that may be promoted.
+pub trait Candidate {
+    /// Why it could not be.
+    type Error;
+
+    /// Its store.
+    fn store(&self) -> &Store;
+
+    /// What is true of it now.
+    fn facts(&self) -> Facts;
+
+    /// From the answer on this process accepts no byte of the old term, echoes and acknowledges
+    /// nothing; everything accepted before is durable.
+    ///
+    /// # Errors
+    /// When it cannot withdraw; it is reinstated then.
+    fn withdraw(&self) -> Result<(), Self::Error>;
+
+    /// Takes the withdrawal back.
+    fn reinstate(&self);
+
+    /// The epoch could not be made durable: the node is still a standby.
+    fn epoch_failed(&self, error: outlast_engine::Error) -> Self::Error;
+}
+
+/// What became of a promotion.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Promotion {
+    /// What the decision rests on.
+    pub facts: Facts,
+    /// The decision.
+    pub decision: Decision,
+    /// The epoch that has begun, if one has.
+    pub epoch: Option<EpochRecord>,
+}
+
+/// Promotes a node that follows, or says why not. One at a time.
+///
+/// # Errors
+/// When it cannot withdraw, or its epoch cannot be made durable; the node is then still a standby.
+pub fn promote<C: Candidate>(node: &C, options: &PromoteOptions) -> Result<Promotion, C::Error> {
+    let before = node.facts();
+    // What can be refused is refused before the withdrawal, which would stall a healthy primary.
+    let decision = decide(&before, options);
+    if options.dry_run || !matches!(decision, Decision::Promote(_)) {
+        return Ok(Promotion {
+            facts: before,
+            decision,
+            epoch: None,
+        });
+    }
+    node.withdraw().inspect_err(|_| node.reinstate())?;
+    // The primary may have come back before the withdrawal took effect: silence is judged by what
+    // was echoed up to then, and nothing is echoed from here on. The node is what it was; where it
+    // stands and what it heard last may have changed.
+    let now = node.facts();
+    let facts = Facts {
+        standing: before.standing,
+        primary: now.primary.or(before.primary),
+        ..now
+    };
+    let decision = decide(&facts, options);
+    if !matches!(decision, Decision::Promote(_)) {
+        node.reinstate();
+        return Ok(Promotion {
+            facts,
+            decision,
+            epoch: None,
+        });
+    }
+    let epoch = node
+        .store()
+        .begin_epoch(EpochReason::Promotion, options.reason.trim())
+        .map_err(|error| {
+            node.reinstate();
+            node.epoch_failed(error)
+        })?;
+    Ok(Promotion {
+        facts,
+        decision,
+        epoch: Some(epoch),
+    })
+}
+
+/// What a running node of this role is to a promotion.
+#[must_use]
+pub fn standing_of(store: &Store, role: &Role) -> Standing {
+    match role {
+        Role::Primary => Standing::Primary,
+        Role::Standby if store.history().last().is_some() => Standing::Standby,
+        Role::Standby => Standing::Empty,
+        Role::WaitingForPeer => Standing::Barred(
+            "this node was the primary and waits to hear from its standby".to_owned(),
+        ),
+        Role::Fenced { term } => {
+            Standing::Barred(format!("this node is fenced: term {term} exists elsewhere"))
+        }
+        Role::Conflict { what } => Standing::Barred(what.clone()),
+        Role::Poisoned { reason } => {
+            Standing::Barred(format!("its disk failed ({reason}): start it again first"))
+        }
+    }
+}
+
+/// Where a node stands.
+#[must_use]
+pub fn positions_of(store: &Store) -> StandbyPositions {
+    let positions = store.positions();
+    StandbyPositions {
+        received: positions.appended,
+        durable: positions.durable,
+        applied: positions.visible,
+    }
+}
 
 /// What is true of the node that is to be promoted.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Facts {
-    pub(crate) node_name: String,
-    pub(crate) standing: Standing,
-    pub(crate) positions: StandbyPositions,
+pub struct Facts {
+    /// Its name.
+    pub node_name: String,
+    /// What it is.
+    pub standing: Standing,
+    /// Where it stands.
+    pub positions: StandbyPositions,
     /// Nothing was heard for so long; `None` where no process was listening.
-    pub(crate) silence: Option<Duration>,
+    pub silence: Option<Duration>,
     /// From what silence on a primary no longer counts as answering.
-    pub(crate) silence_max: Duration,
+    pub silence_max: Duration,
     /// What the primary last said of itself.
-    pub(crate) primary: Option<PrimaryLastSeen>,
-    pub(crate) acked_tail_lost: Option<Lsn>,
+    pub primary: Option<PrimaryLastSeen>,
+    /// Up to where it had acknowledged what it no longer holds.
+    pub acked_tail_lost: Option<Lsn>,
 }
 
 /// What the node is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Standing {
+pub enum Standing {
+    /// It follows.
     Standby,
+    /// It is the primary.
     Primary,
     /// It follows, but no primary has ever sent it anything.
     Empty,
@@ -36,9 +160,17 @@ pub(crate) enum Standing {
 
 /// What to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Decision {
+pub enum Decision {
+    /// Nothing: it is the primary.
     AlreadyPrimary,
-    Refuse { why: String, next: String },
+    /// Nothing, for this reason.
+    Refuse {
+        /// Why not.
+        why: String,
+        /// What to type next.
+        next: String,
+    },
+    /// Promote; this is what keeps the old primary from acknowledging.
     Promote(Fencing),
 }
 

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::entropy::{Entropy, SystemEntropy};
+
 /// A byte position in the one logical log stream. File headers and footers consume none.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -159,11 +161,7 @@ macro_rules! id {
             /// When the operating system has no random numbers to give.
             #[must_use]
             pub fn random() -> Self {
-                let mut bytes = [0; 16];
-                if let Err(error) = getrandom::fill(&mut bytes) {
-                    panic!("the operating system gives no random numbers: {error}");
-                }
-                Self(bytes)
+                Self(SystemEntropy.id())
             }
 
             /// The first eight digits, for tables that people read.

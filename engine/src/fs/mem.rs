@@ -21,7 +21,9 @@ pub enum Crash {
     LoseUnsynced,
     /// Everything, as after the death of a process.
     KeepAll,
-    /// Each unsynced sector by the toss of a coin drawn from this seed.
+    /// Each unsynced sector by the toss of a coin drawn from this seed; of the names that were made,
+    /// changed and taken away since their directory was synced, the first so many: a file system's
+    /// journal keeps their order.
     Random(u64),
 }
 
@@ -29,26 +31,50 @@ pub enum Crash {
 ///
 /// Live and durable bytes are kept apart: [`MemFs::crash`] gives the files as they would be found
 /// after the power went, with any subset of the unsynced 512-byte sectors, and names only where
-/// their directory was synced.
+/// their directory was synced or as [`Crash`] says.
 #[derive(Clone, Debug, Default)]
 pub struct MemFs {
     state: Arc<Mutex<State>>,
 }
 
+type Names = BTreeMap<String, Arc<Mutex<Inode>>>;
+
 #[derive(Debug, Default)]
 struct State {
-    live: BTreeMap<String, Arc<Mutex<Inode>>>,
-    durable: BTreeMap<String, Arc<Mutex<Inode>>>,
+    live: Names,
+    durable: Names,
+    /// What was done to names since their directory was synced, oldest first.
+    changes: Vec<NameChange>,
     operations: u64,
-    fail_at: Option<(u64, io::ErrorKind)>,
+    fault: Option<Fault>,
+    /// Most bytes in all files; no limit if there is none.
+    capacity_bytes: Option<u64>,
     locked: bool,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Create(String, Arc<Mutex<Inode>>),
+    Rename(String, String),
+    Unlink(String),
+}
+
+/// An error to come.
+#[derive(Clone, Copy, Debug)]
+struct Fault {
+    /// The operation that fails.
+    at: u64,
+    kind: io::ErrorKind,
+    /// Whether all later ones do, too.
+    sticky: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Inode {
     live: Vec<u8>,
     durable: Vec<u8>,
-    /// Written since the last sync; what lies outside is equal in both.
+    /// Written since the last sync, successful or not. What lies outside is equal in both, or was
+    /// forgotten by a sync that failed.
     dirty: Vec<Range<usize>>,
 }
 
@@ -66,8 +92,41 @@ impl MemFs {
     }
 
     /// Lets operation `number` (counted as by [`MemFs::operations`]) fail once with `kind`.
+    ///
+    /// A sync that fails forgets what it was to make durable, as a page cache does: the next one
+    /// succeeds without it.
     pub fn fail_at(&self, number: u64, kind: io::ErrorKind) {
-        self.state.lock().fail_at = Some((number, kind));
+        self.state.lock().fault = Some(Fault {
+            at: number,
+            kind,
+            sticky: false,
+        });
+    }
+
+    /// Lets operation `number` and all behind it fail with `kind`: nothing reaches the disk any
+    /// more.
+    pub fn fail_from(&self, number: u64, kind: io::ErrorKind) {
+        self.state.lock().fault = Some(Fault {
+            at: number,
+            kind,
+            sticky: true,
+        });
+    }
+
+    /// Takes back what [`MemFs::fail_at`] and [`MemFs::fail_from`] announced.
+    pub fn heal(&self) {
+        self.state.lock().fault = None;
+    }
+
+    /// Limits the bytes in all files together: what would grow beyond is refused as on a full disk.
+    pub fn limit(&self, capacity_bytes: Option<u64>) {
+        self.state.lock().capacity_bytes = capacity_bytes;
+    }
+
+    /// Bytes in all files together.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state.lock().used_bytes()
     }
 
     /// The files as they would be found after a crash now. The original goes on unharmed.
@@ -77,19 +136,23 @@ impl MemFs {
             Crash::Random(seed) => seed,
             Crash::LoseUnsynced | Crash::KeepAll => 0,
         };
+        let mut toss = move || {
+            coin = coin.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            coin >> 33
+        };
+        let state = self.state.lock();
+        let names = match crash {
+            Crash::LoseUnsynced => state.durable.clone(),
+            Crash::KeepAll => state.live.clone(),
+            Crash::Random(_) => {
+                let kept = toss() % (state.changes.len() as u64 + 1);
+                state.names_after(crate::format::to_usize(kept))
+            }
+        };
         let mut keeps = |_sector: usize| match crash {
             Crash::LoseUnsynced => false,
             Crash::KeepAll => true,
-            Crash::Random(_) => {
-                coin = coin.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                coin >> 63 == 1
-            }
-        };
-        let state = self.state.lock();
-        let names = if crash == Crash::KeepAll {
-            &state.live
-        } else {
-            &state.durable
+            Crash::Random(_) => toss() >> 30 == 1,
         };
         let files = names
             .iter()
@@ -102,7 +165,7 @@ impl MemFs {
                 };
                 (name.clone(), Arc::new(Mutex::new(inode)))
             })
-            .collect::<BTreeMap<_, _>>();
+            .collect::<Names>();
         let state = State {
             live: files.clone(),
             durable: files,
@@ -153,14 +216,78 @@ impl MemFs {
 impl State {
     fn count(&mut self) -> io::Result<()> {
         self.operations += 1;
-        match self.fail_at {
-            Some((number, kind)) if number == self.operations => {
-                self.fail_at = None;
-                Err(kind.into())
+        match self.fault {
+            Some(fault) if fault.at == self.operations && !fault.sticky => {
+                self.fault = None;
+                Err(fault.kind.into())
+            }
+            Some(fault) if fault.at <= self.operations && fault.sticky => Err(fault.kind.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        let len = |inode: &Arc<Mutex<Inode>>| inode.lock().live.len() as u64;
+        self.live.values().map(len).sum()
+    }
+
+    /// Whether there is room for `more_bytes`.
+    fn check_room(&self, more_bytes: usize) -> io::Result<()> {
+        match self.capacity_bytes {
+            Some(capacity) if self.used_bytes() + more_bytes as u64 > capacity => {
+                Err(io::ErrorKind::StorageFull.into())
             }
             _ => Ok(()),
         }
     }
+
+    /// The names that are there when the first `kept` of their changes reached the disk.
+    fn names_after(&self, kept: usize) -> Names {
+        let mut names = self.durable.clone();
+        for change in self.changes.iter().take(kept) {
+            change.apply(&mut names);
+        }
+        names
+    }
+
+    /// Makes the changes in one directory durable. What was done to names elsewhere waits on.
+    fn sync_names(&mut self, dir: &str) {
+        let (synced, waiting) = std::mem::take(&mut self.changes)
+            .into_iter()
+            .partition(|change: &NameChange| dir_of(change.name()) == dir);
+        self.changes = waiting;
+        for change in synced {
+            change.apply(&mut self.durable);
+        }
+    }
+}
+
+impl NameChange {
+    fn name(&self) -> &str {
+        match self {
+            Self::Create(name, _) | Self::Rename(_, name) | Self::Unlink(name) => name,
+        }
+    }
+
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Self::Create(name, inode) => {
+                names.insert(name.clone(), inode.clone());
+            }
+            Self::Rename(from, to) => {
+                if let Some(inode) = names.remove(from) {
+                    names.insert(to.clone(), inode);
+                }
+            }
+            Self::Unlink(name) => {
+                names.remove(name);
+            }
+        }
+    }
+}
+
+fn dir_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
 impl Inode {
@@ -193,6 +320,8 @@ impl Fs for MemFs {
             }
             let inode = Arc::<Mutex<Inode>>::default();
             state.live.insert(name.to_owned(), inode.clone());
+            let change = NameChange::Create(name.to_owned(), inode.clone());
+            state.changes.push(change);
             Ok(inode)
         })?;
         Ok(self.file(inode))
@@ -206,14 +335,17 @@ impl Fs for MemFs {
         self.change(|state| {
             let inode = state.live.remove(from).ok_or(io::ErrorKind::NotFound)?;
             state.live.insert(to.to_owned(), inode);
+            let change = NameChange::Rename(from.to_owned(), to.to_owned());
+            state.changes.push(change);
             Ok(())
         })
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
-        self.change(|state| match state.live.remove(name) {
-            Some(_) => Ok(()),
-            None => Err(io::ErrorKind::NotFound.into()),
+        self.change(|state| {
+            state.live.remove(name).ok_or(io::ErrorKind::NotFound)?;
+            state.changes.push(NameChange::Unlink(name.to_owned()));
+            Ok(())
         })
     }
 
@@ -232,12 +364,7 @@ impl Fs for MemFs {
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
         self.change(|state| {
-            let inside = |name: &str| name.rsplit_once('/').map_or("", |(parent, _)| parent) == dir;
-            state.durable.retain(|name, _| !inside(name));
-            let synced = state.live.iter().filter(|(name, _)| inside(name));
-            state
-                .durable
-                .extend(synced.map(|(name, inode)| (name.clone(), inode.clone())));
+            state.sync_names(dir);
             Ok(())
         })
     }
@@ -273,6 +400,14 @@ impl MemFile {
     fn count(&self) -> io::Result<()> {
         self.fs.state.lock().count()
     }
+
+    fn check_growth(&self, len: usize) -> io::Result<()> {
+        let grows = len.saturating_sub(self.inode.lock().live.len());
+        if grows == 0 {
+            return Ok(());
+        }
+        self.fs.state.lock().check_room(grows)
+    }
 }
 
 impl File for MemFile {
@@ -289,9 +424,10 @@ impl File for MemFile {
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.count()?;
-        let mut inode = self.inode.lock();
         let start = crate::format::to_usize(offset);
         let end = start + bytes.len();
+        self.check_growth(end)?;
+        let mut inode = self.inode.lock();
         if inode.live.len() < end {
             inode.live.resize(end, 0);
         }
@@ -303,7 +439,10 @@ impl File for MemFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.count()?;
+        if let Err(error) = self.count() {
+            self.inode.lock().dirty.clear();
+            return Err(error);
+        }
         let mut inode = self.inode.lock();
         let Inode {
             live,
@@ -326,10 +465,9 @@ impl File for MemFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.count()?;
-        self.inode
-            .lock()
-            .live
-            .resize(crate::format::to_usize(len), 0);
+        let len = crate::format::to_usize(len);
+        self.check_growth(len)?;
+        self.inode.lock().live.resize(len, 0);
         Ok(())
     }
 

@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::planted::{Bug, on};
+
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
 
@@ -165,6 +167,9 @@ pub fn replace(fs: &dyn Fs, dir: &str, name: &str, bytes: &[u8]) -> io::Result<(
     file.write_at(0, bytes)?;
     file.sync()?;
     fs.rename(&temporary, name)?;
+    if on(Bug::NoDirSync) {
+        return Ok(());
+    }
     fs.sync_dir(dir)
 }
 

@@ -13,9 +13,10 @@ use bytes::Bytes;
 use super::levels::{CommitOptions, Finished, Level};
 use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
 use super::writer::Writer;
-use super::{Log, LogState};
+use super::{FrameSink, Log, LogState};
 use crate::error::{CommitError, Error, ErrorKind, Result};
 use crate::format::{FrameHeader, FrameKind, Lsn, encoded_frame_len};
+use crate::planted::{Bug, on};
 use crate::receipt::Receipt;
 
 /// Commits that are in no frame yet.
@@ -29,6 +30,10 @@ pub(super) struct Queue {
 }
 
 impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     pub(super) fn drain(&mut self) -> Vec<Pending> {
         self.waiting.drain(..).collect()
     }
@@ -52,9 +57,9 @@ impl Pending {
 }
 
 /// A group in its frame.
-struct Formed {
+pub(super) struct Formed {
     header: FrameHeader,
-    frame: Bytes,
+    pub(super) frame: Bytes,
     receipts: Vec<(Receipt, Level, Option<Arc<Waiter>>)>,
 }
 
@@ -93,6 +98,28 @@ impl Log {
         };
         match self.enqueue(pending) {
             Ok(true) => self.lead_elsewhere(),
+            Ok(false) => {}
+            Err(error) => waiter.finish(Err(CommitError::Failed(error))),
+        }
+        CommitFuture::new(waiter, self.clone())
+    }
+
+    /// Queues an encoded batch for whoever calls [`Log::lead`].
+    pub(crate) fn commit_queued(
+        self: &Arc<Self>,
+        batch: Vec<u8>,
+        options: CommitOptions,
+    ) -> CommitFuture {
+        let waiter = Waiter::new(false);
+        let pending = Pending {
+            kind: FrameKind::Batches,
+            bytes: batch,
+            level: options.level,
+            waiter: Some(waiter.clone()),
+        };
+        match self.enqueue(pending) {
+            // Nobody is told to lead: that is for the caller.
+            Ok(true) => self.queue.lock().led = false,
             Ok(false) => {}
             Err(error) => waiter.finish(Err(CommitError::Failed(error))),
         }
@@ -193,12 +220,7 @@ impl Log {
     pub(super) fn lead_group(&self) {
         let mut finished = Finished::default();
         let mut writer = self.writer.lock();
-        // As late as possible: whoever queued while the last group was synced is in this one.
-        let group = self.take_group();
-        let formed = self.form(&mut writer, group, &mut finished);
-        let outcome = formed.map(|formed| {
-            // The sender may take the frame while it is being written here.
-            self.cell.notify();
+        let outcome = self.next_group(&mut writer, &mut finished).map(|formed| {
             let written = self
                 .write(&mut writer, &formed.frame)
                 .and_then(|()| self.sync_active(&writer));
@@ -208,33 +230,61 @@ impl Log {
         let sink = self.sink.lock();
         drop(writer);
         self.hand_over();
-        match outcome {
-            Some((formed, Ok(()))) => {
-                if let Some(sink) = &*sink {
-                    sink.apply(&formed.header, &formed.frame);
-                }
-                let position = formed.header.position();
-                self.cell.change(|now| now.visible = position);
-                for (receipt, level, waiter) in formed.receipts {
-                    if let Some(waiter) = waiter {
-                        self.levels.wait(level, receipt, waiter, &mut finished);
-                    }
-                }
-            }
-            Some((formed, Err(error))) => {
-                for (receipt, _, waiter) in formed.receipts {
-                    let error = error.duplicate();
-                    let outcome = Err(CommitError::Unknown { receipt, error });
-                    if let Some(waiter) = waiter {
-                        finished.push(waiter, outcome);
-                    }
-                }
-            }
-            None => {}
+        if let Some((formed, written)) = outcome {
+            self.answer(formed, written, sink.as_deref(), &mut finished);
         }
         drop(sink);
         self.cell.notify();
         finished.wake();
+    }
+
+    /// Forms the group that waits, if one does. The sender may take its frame from here on, while
+    /// it is being written here.
+    pub(super) fn next_group(
+        &self,
+        writer: &mut Writer,
+        finished: &mut Finished,
+    ) -> Option<Formed> {
+        // As late as possible: whoever queued while the last group was synced is in this one.
+        let group = self.take_group();
+        let formed = self.form(writer, group, finished)?;
+        self.cell.notify();
+        Some(formed)
+    }
+
+    /// Applies and shows a group that is durable, and answers its callers; those of one that is not
+    /// learn that its end is unknown.
+    pub(super) fn answer(
+        &self,
+        formed: Formed,
+        written: Result<()>,
+        sink: Option<&dyn FrameSink>,
+        finished: &mut Finished,
+    ) {
+        let Err(error) = written else {
+            if let Some(sink) = sink {
+                sink.apply(&formed.header, &formed.frame);
+            }
+            let position = formed.header.position();
+            self.cell.change(|now| now.visible = position);
+            for (receipt, level, waiter) in formed.receipts {
+                if let Some(waiter) = waiter {
+                    self.levels.wait(level, receipt, waiter, finished);
+                }
+            }
+            return;
+        };
+        for (receipt, _, waiter) in formed.receipts {
+            let error = error.duplicate();
+            let outcome = if on(Bug::UnknownAsFailed) {
+                CommitError::Failed(error)
+            } else {
+                CommitError::Unknown { receipt, error }
+            };
+            if let Some(waiter) = waiter {
+                finished.push(waiter, Err(outcome));
+            }
+        }
     }
 
     /// The next group: the longest run of batches that fits in one frame, or one control record.

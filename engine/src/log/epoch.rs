@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     EpochId, EpochReason, EpochRecord, FrameHeader, FrameKind, LsnRange, encoded_frame_len,
 };
+use crate::planted::{Bug, on};
 
 impl Log {
     /// Makes this node the writer: appends the frame that begins an epoch and answers once that is
@@ -117,7 +118,7 @@ impl Log {
                 .map_or(0, |epoch| epoch.start)
                 .max(manifest.start_given),
         )?;
-        let id = EpochId::random();
+        let id = EpochId(self.entropy.lock().id());
         let record = EpochRecord {
             term,
             start,
@@ -246,7 +247,12 @@ impl Log {
         let mut changed = manifest.clone();
         change(&mut changed);
         if changed != *manifest {
-            changed.store(&*self.fs)?;
+            let forgotten = (on(Bug::FenceNotDurable) && changed.fenced_by != manifest.fenced_by)
+                || (on(Bug::TermNotNoted) && changed.term_heard != manifest.term_heard)
+                || (on(Bug::EpochNotDurable) && changed.history != manifest.history);
+            if !forgotten {
+                changed.store(&*self.fs)?;
+            }
             *manifest = changed;
         }
         Ok(())

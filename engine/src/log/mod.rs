@@ -13,6 +13,7 @@ mod commit;
 mod cursor;
 mod epoch;
 mod follow;
+mod group;
 mod lane;
 mod levels;
 mod manifest;
@@ -43,6 +44,7 @@ use self::segment::Segments;
 use self::writer::Writer;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     Chain, ClusterId, EpochId, FrameHeader, History, Lsn, NodeId, Position, limits, to_usize,
@@ -50,6 +52,7 @@ use crate::format::{
 use crate::fs::Fs;
 
 pub use cursor::LogCursor;
+pub use group::Group;
 pub use levels::{CommitOptions, Level};
 pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
@@ -120,7 +123,9 @@ pub(crate) struct Log {
     segments: Segments,
     cell: Cell,
     queue: Mutex<Queue>,
-    writer: Mutex<Writer>,
+    /// Shared with the group that is led step by step, which holds it from step to step.
+    writer: Arc<Mutex<Writer>>,
+    entropy: Mutex<Arc<dyn Entropy>>,
     preparation: Mutex<Ahead>,
     sink: Mutex<Option<Arc<dyn FrameSink>>>,
     levels: Levels,
@@ -220,6 +225,11 @@ impl Log {
     /// Gives the frames that are formed from now on to `sink`.
     pub(crate) fn set_sink(&self, sink: Arc<dyn FrameSink>) {
         *self.sink.lock() = Some(sink);
+    }
+
+    /// Draws the ids of later epochs from `entropy`.
+    pub(crate) fn draw_from(&self, entropy: Arc<dyn Entropy>) {
+        *self.entropy.lock() = entropy;
     }
 
     /// A cursor at `from`, where a frame must begin.

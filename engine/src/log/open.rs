@@ -23,12 +23,14 @@ use super::writer::{Active, Writer};
 use super::{Log, LogState};
 use crate::clock::Clock;
 use crate::config::{Config, InitOptions};
+use crate::entropy::SystemEntropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     Chain, EpochRecord, History, Lsn, LsnRange, NodeId, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN,
     SegmentFault, SegmentFooter, SegmentHeader, to_usize,
 };
 use crate::fs::{Access, Fs, read_all};
+use crate::planted::{Bug, on};
 
 /// Where bytes that a cut takes out of the log are kept.
 pub(super) const ASIDE: &str = "aside";
@@ -78,7 +80,7 @@ impl Log {
         fs.sync_dir("").map_err(making)?;
         let manifest = Manifest {
             cluster: options.cluster,
-            node: NodeId::random(),
+            node: options.node,
             node_name: options.node_name.clone(),
             segment_size: options.segment_size,
             has_peer: options.has_peer,
@@ -120,7 +122,8 @@ impl Log {
 
         let formed_here = |lsn: Lsn, epoch: &EpochRecord| {
             let fetched = |range: &LsnRange| range.start <= lsn && lsn < range.end;
-            epoch.node == manifest.node && !manifest.received.iter().any(fetched)
+            on(Bug::ForeignWatermark)
+                || epoch.node == manifest.node && !manifest.received.iter().any(fetched)
         };
         let mut history = manifest.history.clone();
         let mut chain = Chain::origin(manifest.cluster);
@@ -223,12 +226,13 @@ impl Log {
             segments,
             cell,
             queue: Mutex::new(Queue::default()),
-            writer: Mutex::new(Writer {
+            writer: Arc::new(Mutex::new(Writer {
                 chain,
                 active: None,
                 log_base: (0, 0),
                 unsettled,
-            }),
+            })),
+            entropy: Mutex::new(Arc::new(SystemEntropy)),
             preparation: Mutex::default(),
             sink: Mutex::new(None),
             levels: Levels::default(),
@@ -264,7 +268,12 @@ impl Log {
         if matches!(unsettled.plan, Plan::Cut | Plan::CutAcked { .. }) {
             self.cut_tail(&segment)?;
         }
-        let blocks = self.rewrite(&segment, unsettled.vouched)?;
+        let from = if on(Bug::NoRewrite) {
+            segment.range().end
+        } else {
+            unsettled.vouched
+        };
+        let blocks = self.rewrite(&segment, from)?;
         let frames = count_frames(&segment, &*self.fs)?;
         writer.active = Some(Active {
             segment,

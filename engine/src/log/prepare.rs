@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::to_usize;
 use crate::fs::{AlignedBuf, File, Fs};
+use crate::planted::{Bug, on};
 
 use super::Log;
 use super::segment::{DIR, file_name};
@@ -94,7 +95,7 @@ impl Preparation {
                 at += zeros.len() as u64;
             }
             self.file.sync()?;
-            if end == self.segment_size {
+            if end == self.segment_size && !on(Bug::NoDirSync) {
                 fs.sync_dir(DIR)
             } else {
                 Ok(())

@@ -8,6 +8,7 @@
 use crate::format::{
     Chain, EpochRecord, FrameFault, FrameHeader, FrameKind, History, Lsn, Position,
 };
+use crate::planted::{Bug, on};
 
 /// What the scan of a log found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,6 +42,9 @@ pub(super) enum Plan {
 
 /// The decision, for every combination of facts.
 pub(super) fn plan(facts: Facts) -> Plan {
+    if on(Bug::CutInMidLog) && facts.litter {
+        return Plan::Cut;
+    }
     match (facts.end < facts.vouched, facts.writer, facts.litter) {
         (true, true, _) => Plan::Refuse,
         (true, false, _) => Plan::CutAcked {
@@ -133,6 +137,16 @@ pub(super) fn scan(
             let stray = known.iter().find_map(|epoch| {
                 FrameHeader::stray(at, lsn, &epoch.into()).filter(|_| formed_here(lsn, epoch))
             });
+            let stale = known
+                .iter()
+                .find_map(|epoch| FrameHeader::stray(at, lsn, &epoch.into()));
+            if on(Bug::StaleFrame)
+                && let Some(header) = stale
+            {
+                found.len += offset + header.frame_len();
+                found.chain.lsn = header.end();
+                break;
+            }
             if let Some(header) = stray {
                 found.vouched = found.vouched.max(header.watermark);
             }

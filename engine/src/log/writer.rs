@@ -15,6 +15,7 @@ use crate::format::{
     SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use crate::fs::{Access, BLOCK_LEN, File};
+use crate::planted::{Bug, on};
 
 /// What the one who leads holds.
 ///
@@ -51,7 +52,11 @@ impl Writer {
             wall_ms,
             log_ms: wall_ms.min(ceiling),
             visible: log.cell.visible().max(self.visible_floor()),
-            watermark: log.cell.durable().max(self.watermark_floor()),
+            watermark: if on(Bug::WatermarkAtZero) {
+                Lsn::ZERO
+            } else {
+                log.cell.durable().max(self.watermark_floor())
+            },
         }
     }
 
@@ -123,7 +128,9 @@ impl Log {
             error
         };
         if self.cell.durable() < range.end {
-            active.blocks.sync().map_err(poisoning)?;
+            if !on(Bug::SealBeforeSync) {
+                active.blocks.sync().map_err(poisoning)?;
+            }
             let position = chain.position();
             assert_eq!(
                 position.lsn, range.end,
@@ -192,7 +199,13 @@ impl Log {
         let Some(active) = &writer.active else {
             return Ok(());
         };
-        active.blocks.sync().map_err(|error| {
+        let synced = match active.blocks.sync() {
+            _ if on(Bug::NoFsync) => Ok(()),
+            Err(_) if on(Bug::RetriedFsync) => active.blocks.sync(),
+            Err(_) if on(Bug::NoPoison) => Ok(()),
+            synced => synced,
+        };
+        synced.map_err(|error| {
             let name = file_name(active.segment.header.ordinal);
             let error = Error::io(format_args!("fsync {name}"), error);
             self.poison(&error);
@@ -230,7 +243,12 @@ impl Log {
         // frame can be shipped.
         self.write(writer, &frame)?;
         self.push(writer, start, frame.clone(), 1);
-        self.sync_active(writer)?;
+        if on(Bug::EpochNotDurable) {
+            let position = writer.chain.position();
+            self.cell.change(|now| now.durable = position);
+        } else {
+            self.sync_active(writer)?;
+        }
         Ok((header, frame))
     }
 

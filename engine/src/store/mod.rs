@@ -21,6 +21,7 @@ use self::feed::Feed;
 use self::state::State;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, InitOptions};
+use crate::entropy::Entropy;
 use crate::error::Result;
 use crate::format::{ClusterId, EpochReason, History, NodeId};
 use crate::fs::{Fs, MemFs, OsFs};
@@ -121,6 +122,11 @@ impl Store {
         };
         let shared = Arc::new(shared);
         Ok(Self { shared })
+    }
+
+    /// Draws the ids of later epochs from `entropy` and not from the operating system.
+    pub fn draw_from(&self, entropy: Arc<dyn Entropy>) {
+        self.log().draw_from(entropy);
     }
 
     /// Closes the store: what was written is durable and vouched for, and every later write is

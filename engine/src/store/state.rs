@@ -11,6 +11,7 @@ use crate::format::{FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Recor
 use crate::index::{Index, Version};
 use crate::keyspace::{Catalogue, StoreTag};
 use crate::log::FrameSink;
+use crate::planted::{Bug, on};
 
 /// Index and catalogue.
 ///
@@ -91,6 +92,9 @@ impl State {
                 let index = self.index();
                 for placed in Records::new(payload, header.payload_lsn(), header.batches) {
                     let placed = placed.map_err(|fault| corrupt(header, &fault))?;
+                    if on(Bug::HalfBatch) && placed.lsn.0 % 64 == 0 {
+                        break;
+                    }
                     let record = placed.record;
                     let version = Version {
                         lsn: placed.lsn,

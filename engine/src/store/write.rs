@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::error::{CommitError, Error, ErrorKind, Result};
 use crate::format::{EpochReason, EpochRecord, FrameKind};
 use crate::keyspace::Keyspace;
-use crate::log::{CommitFuture, CommitOptions, LogState};
+use crate::log::{CommitFuture, CommitOptions, Group, LogState};
 use crate::receipt::Receipt;
 
 impl Store {
@@ -95,6 +95,28 @@ impl Store {
             Ok(bytes) => self.log().commit_async(bytes, options),
             Err(error) => self.log().refuse_async(error),
         }
+    }
+}
+
+/// For whoever drives a store without threads.
+impl Store {
+    /// Queues a commit for the next call of [`Store::lead`]. As [`Store::commit_async`], but nobody
+    /// is asked to lead.
+    ///
+    /// # Errors
+    /// The future ends as [`Store::commit`] does.
+    pub fn commit_queued(&self, batch: Batch, options: CommitOptions) -> CommitFuture {
+        let tag = self.shared.state.catalogue.tag();
+        match batch.finish(tag) {
+            Ok(bytes) => self.log().commit_queued(bytes, options),
+            Err(error) => self.log().refuse_async(error),
+        }
+    }
+
+    /// Forms the next group of queued commits, to be led step by step; `None` when none waits.
+    #[must_use]
+    pub fn lead(&self) -> Option<Group> {
+        self.log().lead()
     }
 }
 

@@ -4,9 +4,11 @@
 mod boot_clock;
 mod reads;
 mod ship;
+mod shipping;
 mod wire;
 
 pub use boot_clock::boot_time;
-pub use reads::LogReads;
-pub use ship::{Ended, ShipHooks, Shipment, primary_view, ship, sleep_until};
+pub use reads::{LogReads, read_frames};
+pub use ship::{Ended, Shipment, ship, sleep_until};
+pub use shipping::{ShipHooks, ShipOutput, Shipping, primary_view};
 pub use wire::{Wire, WireEvent};

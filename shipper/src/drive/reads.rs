@@ -36,12 +36,15 @@ impl LogReads {
         assert!(self.under_way.is_none(), "a second read at {from}");
         let cursor = self.cursor.take().filter(|cursor| cursor.lsn() == from);
         if cursor.as_ref().is_some_and(LogCursor::reads_memory) {
-            let read = read(&self.store, cursor, from, max_bytes);
-            self.cursor = read.cursor;
-            return Some(read.bytes);
+            self.cursor = cursor;
+            return Some(read_frames(&self.store, &mut self.cursor, from, max_bytes));
         }
         let store = self.store.clone();
-        let task = move || read(&store, cursor, from, max_bytes);
+        let task = move || {
+            let mut cursor = cursor;
+            let bytes = read_frames(&store, &mut cursor, from, max_bytes);
+            Read { cursor, bytes }
+        };
         self.under_way = Some((from, tokio::task::spawn_blocking(task)));
         None
     }
@@ -76,21 +79,19 @@ impl LogReads {
     }
 }
 
-fn read(store: &Store, cursor: Option<LogCursor>, from: Lsn, max_bytes: usize) -> Read {
-    let mut cursor = match cursor.map_or_else(|| store.log_cursor(from), Ok) {
-        Ok(cursor) => cursor,
-        Err(error) => {
-            return Read {
-                cursor: None,
-                bytes: Err(error),
-            };
-        }
-    };
-    let bytes = cursor
-        .next_up_to(Lsn(u64::MAX), max_bytes as u64)
-        .map(|run| run.map_or_else(Bytes::new, |run| run.bytes().clone()));
-    Read {
-        cursor: Some(cursor),
-        bytes,
-    }
+/// Reads whole frames of the log from `from` on, at least one if there is any. `cursor` is where
+/// the last read ended, and is left where this one does.
+///
+/// # Errors
+/// Those of [`Store::log_cursor`] and [`LogCursor::next_up_to`].
+pub fn read_frames(
+    store: &Store,
+    cursor: &mut Option<LogCursor>,
+    from: Lsn,
+    max_bytes: usize,
+) -> outlast_engine::Result<Bytes> {
+    let kept = cursor.take().filter(|cursor| cursor.lsn() == from);
+    let cursor = cursor.insert(kept.map_or_else(|| store.log_cursor(from), Ok)?);
+    let run = cursor.next_up_to(Lsn(u64::MAX), max_bytes as u64)?;
+    Ok(run.map_or_else(Bytes::new, |run| run.bytes().clone()))
 }

@@ -3,11 +3,11 @@
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use outlast_engine::Store;
 use outlast_engine::format::Lsn;
-use outlast_engine::{ErrorKind, Store};
 use tokio::sync::mpsc as async_mpsc;
 
-use super::writer::Done;
+use super::jobs::{Done, replay_to};
 
 /// The handle on the thread. Dropping it ends the thread once it has replayed what was asked for.
 pub(super) struct Replay {
@@ -55,13 +55,9 @@ impl Drop for Replay {
 fn run(store: &Store, asked: &mpsc::Receiver<Lsn>, tell: &async_mpsc::UnboundedSender<Done>) {
     while let Ok(first) = asked.recv() {
         let target = asked.try_iter().fold(first, Lsn::max);
-        let done = match store.apply_to(target) {
-            Ok(position) => Done::Applied(position),
-            // This node was promoted meanwhile, which has applied all that there was.
-            Err(error) if error.kind() == ErrorKind::NotWriter => continue,
-            Err(error) => Done::Failed(error),
-        };
-        // Nobody listening means that the node is closing.
-        let _ = tell.send(done);
+        if let Some(done) = replay_to(store, target) {
+            // Nobody listening means that the node is closing.
+            let _ = tell.send(done);
+        }
     }
 }

@@ -1,55 +1,27 @@
 //! The threads that write and replay what a standby receives, so that no task of the network waits
 //! for a disk.
 //!
-//! Whatever waits when the writing thread comes round is done as one: all runs appended, one fsync.
-//! The more there is to do, the fewer fsyncs it costs. Replay has a thread of its own, so that a
-//! standby that is behind is not held up by it: received and durable run ahead of applied.
+//! Whatever waits when the writing thread comes round is done as one [`Round`]. Replay has a thread
+//! of its own, so that a standby that is behind is not held up by it: received and durable run
+//! ahead of applied.
 
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use outlast_engine::Store;
+use tokio::sync::mpsc as async_mpsc;
+
+use super::jobs::{Done, Job, Round};
 use super::replay::Replay;
-use outlast_engine::format::{FrameRun, Lsn, Position};
-use outlast_engine::{LogView, ProtectionMark, Store, TermMark};
-use tokio::sync::{mpsc as async_mpsc, oneshot};
 
-/// What the thread is to do, in order.
-pub(super) enum Job {
-    /// Append checked frames.
-    Append(FrameRun),
-    /// Make everything that was appended durable.
-    Sync,
-    /// Show readers everything up to here.
-    ApplyTo(Lsn),
-    /// Note durably what was heard of.
-    Note {
-        heard: TermMark,
-        protection: Option<ProtectionMark>,
-    },
-    /// Put the log's tail from here on aside, durably, and cut it off.
-    Quarantine { from: Lsn },
-    /// Say when everything before is done.
-    Barrier(oneshot::Sender<()>),
-}
-
-/// What it has done.
-pub(super) enum Done {
-    Appended(Position),
-    Durable(Position),
-    Applied(Position),
-    Noted,
-    Quarantined(Box<LogView>),
-    Failed(outlast_engine::Error),
-}
-
-/// The handle on the thread. Dropping it ends the thread once all jobs are done.
+/// The handle on the threads. Dropping it ends them once all jobs are done.
 pub(super) struct LogWriter {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl LogWriter {
-    /// Starts the thread; what it has done comes out of the receiver.
+    /// Starts the threads; what they have done comes out of the receiver.
     pub(super) fn start(
         store: Store,
     ) -> std::io::Result<(Self, async_mpsc::UnboundedReceiver<Done>)> {
@@ -96,80 +68,20 @@ fn run(
     jobs: &mpsc::Receiver<Job>,
     tell: &async_mpsc::UnboundedSender<Done>,
 ) {
+    // Nobody listening means that the node is closing.
+    let mut tell = |done| drop(tell.send(done));
+    let mut replay = |lsn| replay.to(lsn);
     while let Ok(first) = jobs.recv() {
         let mut round = Round::default();
         let mut next = Some(first);
         while let Some(job) = next {
-            let outcome = round.take(store, replay, job, tell);
-            if let Err(error) = outcome {
-                tracing::error!(%error, "the log of this standby failed");
-                // Nobody listening means that the node is closing.
-                let _ = tell.send(Done::Failed(error));
+            if let Err(error) = round.take(store, job, &mut replay, &mut tell) {
+                tell(Done::Failed(error));
             }
             next = jobs.try_recv().ok();
         }
-        if let Err(error) = round.finish(store, tell) {
-            tracing::error!(%error, "the log of this standby failed");
-            let _ = tell.send(Done::Failed(error));
+        if let Err(error) = round.finish(store, &mut tell) {
+            tell(Done::Failed(error));
         }
-    }
-}
-
-/// What is put off until no more jobs wait.
-#[derive(Default)]
-struct Round {
-    appended: bool,
-    sync: bool,
-    barriers: Vec<oneshot::Sender<()>>,
-}
-
-impl Round {
-    fn take(
-        &mut self,
-        store: &Store,
-        replay: &Replay,
-        job: Job,
-        tell: &async_mpsc::UnboundedSender<Done>,
-    ) -> outlast_engine::Result<()> {
-        match job {
-            Job::Append(run) => {
-                store.append_run(&run)?;
-                self.appended = true;
-            }
-            Job::Sync => self.sync = true,
-            Job::ApplyTo(lsn) => replay.to(lsn),
-            Job::Note { heard, protection } => {
-                store.note_term(heard)?;
-                if let Some(protection) = protection {
-                    store.note_protection(protection)?;
-                }
-                let _ = tell.send(Done::Noted);
-            }
-            Job::Quarantine { from } => {
-                std::mem::take(self).finish(store, tell)?;
-                store.quarantine(from)?;
-                let _ = tell.send(Done::Quarantined(Box::new(store.log_view())));
-            }
-            Job::Barrier(barrier) => self.barriers.push(barrier),
-        }
-        Ok(())
-    }
-
-    fn finish(
-        self,
-        store: &Store,
-        tell: &async_mpsc::UnboundedSender<Done>,
-    ) -> outlast_engine::Result<()> {
-        if self.appended {
-            let _ = tell.send(Done::Appended(store.positions().appended));
-        }
-        if self.sync {
-            store.sync()?;
-            let _ = tell.send(Done::Durable(store.positions().durable));
-        }
-        for barrier in self.barriers {
-            let _ = barrier.send(());
-        }
-        Ok(())
     }
 }

@@ -3,23 +3,20 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use outlast_engine::TermMark;
 use outlast_engine::format::EpochReason;
 use outlast_proto::{
-    AckMark, ConflictKind, Hello, Local, Meeting, Message, Mode, Nonce, PrimaryFacts,
-    ReceiverEvent, Refuse, Role as MeetingRole, Sender, SenderEvent, Term, meet,
+    ConflictKind, Hello, Meeting, Message, Mode, Nonce, ReceiverEvent, Refuse, Sender, SenderEvent,
+    Term,
 };
-use outlast_shipper::drive::{
-    Ended, ShipHooks, Shipment, Wire, WireEvent, boot_time, primary_view, ship,
-};
+use outlast_shipper::drive::{Ended, ShipHooks, Shipment, Wire, WireEvent, boot_time, ship};
 use outlast_shipper::{
     Backoff, BackoffLimits, CloseCode, Endpoint, Link, LinkConfig, LinkHandle, Peer,
 };
 
 use super::Inner;
 use crate::error::{Error, Result};
-use crate::follow::{Command, FollowHooks, heard, identity, log_view};
-use crate::status::Role;
+use crate::follow::{Command, FollowHooks};
+use crate::roles;
 
 /// How long a peer that connected may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -199,16 +196,8 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
         view.link = Some(link.handle.clone());
         view.sessions += 1;
     }
-    let view = node.store.log_view();
-    let facts = PrimaryFacts {
-        identity: identity(&node.store),
-        peer: peer.node,
-        heard: heard(&node.store),
-        log: log_view(view),
-        protection: None,
-        state: primary_view(&node.store).state,
-        remembered: node.peer_view.lock().remembered,
-    };
+    let remembered = node.peer_view.lock().remembered;
+    let facts = roles::primary_facts(&node.store, peer.node, remembered);
     let sender = Sender::new(boot_time(), node.protocol(), facts, mode, nonce());
     let hooks = Arc::new(Hooks::new(node));
     let shipment = Shipment {
@@ -239,54 +228,22 @@ impl Inner {
         if self.peer_view.lock().stopping {
             return None;
         }
-        let mode = match self.role() {
-            Role::Primary => Mode::Ship,
-            Role::WaitingForPeer => Mode::Contact,
-            _ => return None,
-        };
+        let mode = roles::dial_mode(&self.role())?;
         Some((peer, address, mode))
     }
 
     /// What to do about a Hello while this node follows nobody.
     fn meet(&self, peer: outlast_engine::format::NodeId, hello: &Hello) -> Meeting {
-        let identity = identity(&self.store);
-        let role = match self.role() {
-            Role::Fenced { .. } => MeetingRole::Fenced,
-            Role::Conflict { .. } => MeetingRole::Conflict(ConflictKind::EqualTerms),
-            _ => MeetingRole::Primary,
-        };
-        let local = Local {
-            identity: &identity,
-            role,
-            heard: heard(&self.store),
-        };
-        meet(&self.protocol(), &local, peer, hello)
+        roles::meet(&self.store, &self.protocol(), &self.role(), peer, hello)
     }
 
     fn fence(&self, term: Term) {
-        let by = TermMark {
-            term: term.number,
-            opened_by: term.opened_by,
-        };
-        if let Err(error) = self.store.fence(by) {
-            // It cannot be noted durably, so this process must not go on acknowledging either.
-            tracing::error!(%error, "the fence could not be made durable: this node closes");
-            let _ = self.store.close();
-        }
+        roles::fence(&self.store, term);
         self.session_ends.notify_one();
     }
 
     fn halt(&self, kind: &ConflictKind, heard: Term) {
-        let why = match kind {
-            ConflictKind::EqualTerms => {
-                format!("CONFLICT: two nodes opened term {}", heard.number)
-            }
-            other => format!("CONFLICT with the peer: {other:?}"),
-        };
-        if let Err(error) = self.store.halt(&why) {
-            tracing::error!(%error, "the conflict could not be made durable: this node closes");
-            let _ = self.store.close();
-        }
+        roles::halt(&self.store, kind, heard);
         self.session_ends.notify_one();
     }
 }
@@ -328,11 +285,7 @@ impl ShipHooks for Hooks {
                     tracing::info!(standby = %name, %resume, "a standby is attached");
                 }
                 SenderEvent::Replicated(position) => {
-                    let epoch = inner.store.history().last().map(|epoch| epoch.id);
-                    view.remembered = epoch.map(|epoch| AckMark {
-                        epoch,
-                        durable: position.lsn,
-                    });
+                    view.remembered = roles::remember(&inner.store, *position);
                 }
                 SenderEvent::Contact(at) => view.contact = Some(*at),
                 SenderEvent::ContactComplete { fetched, .. } => {

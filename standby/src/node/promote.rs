@@ -11,14 +11,16 @@ use tokio::sync::oneshot;
 
 use super::Inner;
 use super::state::{as_ms, ms_since};
-use crate::certificate::{
-    Certificate, Fencing, Finding, Outcome, PrimaryLastSeen, PromoteOptions, StandbyPositions,
-};
+use crate::certificate::{Certificate, Fencing, Finding, Outcome, PrimaryLastSeen, PromoteOptions};
 use crate::config::NodeConfig;
 use crate::dir::NodeDir;
 use crate::error::{Error, Result};
 use crate::follow::Command;
-use crate::promotion::{Decision, Facts, Standing, conditions, decide, measured_loss};
+use crate::promotion::{
+    Candidate, Decision, Facts, Promotion, Standing, conditions, decide, measured_loss,
+    positions_of, promote, standing_of,
+};
+use crate::roles::was_writer;
 use crate::status::Role;
 
 impl Inner {
@@ -26,105 +28,27 @@ impl Inner {
     pub(crate) fn promote(&self, options: &PromoteOptions) -> Result<Certificate> {
         let _changing = self.changing_role.lock();
         let start = Instant::now();
-        let before = self.facts();
-        // What can be refused is refused before the withdrawal, which would stall a healthy
-        // primary.
-        let decision = decide(&before, options);
-        if options.dry_run || !matches!(decision, Decision::Promote(_)) {
-            return Ok(self.certificate(&before, options, decision, None, start));
+        let Promotion {
+            facts,
+            decision,
+            epoch,
+        } = promote(self, options)?;
+        let promoted = epoch.is_some();
+        if let Some(epoch) = &epoch {
+            tracing::warn!(term = epoch.term, epoch = %epoch.id, "this node is the primary now");
+            *self.follower.lock() = None;
+            self.dial.notify_one();
         }
-        if let Err(error) = self.withdraw() {
-            self.tell_follower(Command::Reinstate);
-            return Err(error);
-        }
-        // The primary may have come back before the withdrawal took effect: silence is judged by
-        // what was echoed up to then, and nothing is echoed from here on.
-        let facts = self.facts_withdrawn(&before);
-        let decision = decide(&facts, options);
-        if !matches!(decision, Decision::Promote(_)) {
-            self.tell_follower(Command::Reinstate);
-            return Ok(self.certificate(&facts, options, decision, None, start));
-        }
-        let epoch = self
-            .store
-            .begin_epoch(EpochReason::Promotion, options.reason.trim());
-        let epoch = match epoch {
-            Ok(epoch) => epoch,
-            Err(error) => {
-                self.tell_follower(Command::Reinstate);
-                let error = Error::from(error);
-                return Err(error.hint("nothing was changed: this node is still a standby"));
-            }
-        };
-        tracing::warn!(term = epoch.term, epoch = %epoch.id, "this node is the primary now");
-        *self.follower.lock() = None;
-        self.dial.notify_one();
-        let certificate = self.certificate(&facts, options, decision, Some(epoch), start);
-        if let Err(error) = certificate.store(&self.dir) {
+        let certificate = self.certificate(&facts, options, decision, epoch, start);
+        if promoted && let Err(error) = certificate.store(&self.dir) {
             tracing::error!(%error, "the certificate could not be stored; it was printed");
         }
         Ok(certificate)
     }
 
-    /// From the answer on this process accepts no byte of the old term, echoes and acknowledges
-    /// nothing; everything accepted before is durable.
-    fn withdraw(&self) -> Result<()> {
-        let (barrier, passed) = oneshot::channel();
-        self.tell_follower(Command::Withdraw(barrier));
-        passed.blocking_recv().map_err(|_| {
-            Error::refused("the task that follows the primary has ended: start the node again")
-        })
-    }
-
     fn tell_follower(&self, command: Command) {
         if let Some(follower) = &*self.follower.lock() {
             follower.tell(command);
-        }
-    }
-
-    fn facts(&self) -> Facts {
-        let follower = self.follower.lock().clone();
-        let standing = match (self.role(), &follower) {
-            (Role::Primary, _) => Standing::Primary,
-            (Role::Standby, Some(_)) => standby(&self.store),
-            (Role::WaitingForPeer, _) => Standing::Barred(
-                "this node was the primary and waits to hear from its standby".to_owned(),
-            ),
-            (Role::Fenced { term }, _) => {
-                Standing::Barred(format!("this node is fenced: term {term} exists elsewhere"))
-            }
-            (Role::Conflict { what }, _) => Standing::Barred(what),
-            (Role::Poisoned { reason }, _) => {
-                Standing::Barred(format!("its disk failed ({reason}): start it again first"))
-            }
-            (Role::Standby, None) => Standing::Barred("it does not follow yet".to_owned()),
-        };
-        let status = follower.as_ref().map(|follower| follower.status());
-        let told = status.and_then(|status| status.told);
-        let now = boot_time();
-        Facts {
-            node_name: self.store.node_name(),
-            standing,
-            positions: positions(&self.store),
-            silence: follower.as_ref().map(|follower| follower.silence()),
-            silence_max: self.config.tuning.silence_max,
-            primary: told.map(|told| PrimaryLastSeen {
-                appended: told.view.appended,
-                durable: told.view.durable,
-                age_ms: as_ms(now.since(told.at)),
-            }),
-            acked_tail_lost: self.store.recovered().acked_tail_lost,
-        }
-    }
-
-    /// The facts once nothing moves any more. The node is what it was; where it stands and what it
-    /// heard last may have changed until the withdrawal.
-    fn facts_withdrawn(&self, before: &Facts) -> Facts {
-        let now = self.facts();
-        Facts {
-            standing: before.standing.clone(),
-            primary: now.primary.or(before.primary),
-            ..now
         }
     }
 
@@ -148,6 +72,50 @@ impl Inner {
     }
 }
 
+impl Candidate for Inner {
+    type Error = Error;
+
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
+    fn facts(&self) -> Facts {
+        let follower = self.follower.lock().clone();
+        let status = follower.as_ref().map(|follower| follower.status());
+        let told = status.and_then(|status| status.told);
+        let now = boot_time();
+        Facts {
+            node_name: self.store.node_name(),
+            standing: standing_of(&self.store, &self.role()),
+            positions: positions_of(&self.store),
+            silence: follower.as_ref().map(|follower| follower.silence()),
+            silence_max: self.config.tuning.silence_max,
+            primary: told.map(|told| PrimaryLastSeen {
+                appended: told.view.appended,
+                durable: told.view.durable,
+                age_ms: as_ms(now.since(told.at)),
+            }),
+            acked_tail_lost: self.store.recovered().acked_tail_lost,
+        }
+    }
+
+    fn withdraw(&self) -> Result<()> {
+        let (barrier, passed) = oneshot::channel();
+        self.tell_follower(Command::Withdraw(barrier));
+        passed.blocking_recv().map_err(|_| {
+            Error::refused("the task that follows the primary has ended: start the node again")
+        })
+    }
+
+    fn reinstate(&self) {
+        self.tell_follower(Command::Reinstate);
+    }
+
+    fn epoch_failed(&self, error: outlast_engine::Error) -> Error {
+        Error::from(error).hint("nothing was changed: this node is still a standby")
+    }
+}
+
 /// Promotes the node in `dir` while no process runs it, alone: no network is touched.
 ///
 /// # Errors
@@ -161,13 +129,9 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
         ..Config::default()
     };
     let store = Store::open(dir.root(), engine)?;
-    let was_writer = match store.history().last() {
-        Some(epoch) => epoch.node == store.node(),
-        None => !store.follower_at_init(),
-    };
     let standing = match store.state() {
-        LogState::Reading if was_writer => Standing::Primary,
-        LogState::Reading => standby(&store),
+        LogState::Reading if was_writer(&store) => Standing::Primary,
+        LogState::Reading => standing_of(&store, &Role::Standby),
         LogState::Fenced(by) => Standing::Barred(format!(
             "this node is fenced: term {} exists elsewhere",
             by.term
@@ -180,7 +144,7 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     let facts = Facts {
         node_name: store.node_name(),
         standing,
-        positions: positions(&store),
+        positions: positions_of(&store),
         silence: None,
         silence_max: config.tuning.silence_max,
         primary: None,
@@ -201,23 +165,6 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     }
     store.close()?;
     Ok(certificate)
-}
-
-fn standby(store: &Store) -> Standing {
-    if store.history().last().is_some() {
-        Standing::Standby
-    } else {
-        Standing::Empty
-    }
-}
-
-fn positions(store: &Store) -> StandbyPositions {
-    let positions = store.positions();
-    StandbyPositions {
-        received: positions.appended,
-        durable: positions.durable,
-        applied: positions.visible,
-    }
 }
 
 fn certify(

@@ -3,12 +3,12 @@
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use outlast_engine::LogState;
 use outlast_proto::ReceiverPhase;
 use outlast_shipper::LinkHandle;
 use outlast_shipper::drive::boot_time;
 
 use super::Inner;
+use crate::roles;
 use crate::status::{Lag, PeerStatus, Role, Status};
 
 /// How often the lag is sampled.
@@ -30,14 +30,8 @@ pub(super) struct PeerView {
 
 impl Inner {
     pub(super) fn role(&self) -> Role {
-        match self.store.state() {
-            LogState::Writing => Role::Primary,
-            LogState::Fenced(by) => Role::Fenced { term: by.term },
-            LogState::Halted(what) => Role::Conflict { what },
-            LogState::Poisoned(reason) => Role::Poisoned { reason },
-            _ if self.follower.lock().is_some() => Role::Standby,
-            _ => Role::WaitingForPeer,
-        }
+        let follows = self.follower.lock().is_some();
+        roles::role(&self.store, follows)
     }
 
     pub(crate) fn status(&self) -> Status {

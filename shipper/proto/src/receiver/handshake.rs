@@ -1,6 +1,7 @@
 //! From the Hello to the Attach: what this node says of itself, and what it cuts.
 
 use outlast_engine::format::{CommonPoint, NodeId};
+use outlast_engine::planted::{Bug, on};
 
 use super::follow::Following;
 use super::io::{ReceiverEvent, ReceiverOutput};
@@ -43,7 +44,9 @@ impl Receiver {
         }
         self.notes.hear_term(Term::of(&hello.history));
         self.notes.hear_protection(hello.view.protection);
-        if self.log.durable().lsn < self.log.end().lsn {
+        if on(Bug::ResumeFromReceived) {
+            self.log.on_durable(self.log.appended());
+        } else if self.log.durable().lsn < self.log.end().lsn {
             self.out.push_back(ReceiverOutput::Sync);
         }
         self.session = Some(Session::new(self.now, nonce, hello));

@@ -1,6 +1,7 @@
 //! The standby's own log, as the protocol sees it, over all sessions.
 
 use outlast_engine::format::{Chain, EpochId, FrameRun, History, Lsn, LsnRange};
+use outlast_engine::planted::{Bug, on};
 
 use crate::compare::{self, Relation};
 use crate::facts::{LogView, StandbyFacts};
@@ -181,7 +182,11 @@ impl LocalLog {
 
     /// The position up to which readers may see and were not let yet.
     pub(super) fn next_apply(&mut self) -> Option<Lsn> {
-        let target = self.visible_told.min(self.durable.lsn);
+        let target = if on(Bug::VisibilityOutOfOrder) {
+            self.durable.lsn
+        } else {
+            self.visible_told.min(self.durable.lsn)
+        };
         if target <= self.apply_asked {
             return None;
         }

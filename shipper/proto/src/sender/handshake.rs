@@ -1,6 +1,7 @@
 //! From the Welcome to the Attach, or to the end of a contact.
 
 use outlast_engine::format::{EpochId, History, Lsn, LsnRange};
+use outlast_engine::planted::{Bug, on};
 
 use super::fetch::Fetching;
 use super::ship::Shipping;
@@ -31,7 +32,10 @@ impl Sender {
         if let Some(lost) = welcome.acked_tail_lost {
             self.link.event(SenderEvent::AckedTailLost(lost));
         }
-        let relation = self.relate(&welcome.history, welcome.end.lsn);
+        let relation = match self.relate(&welcome.history, welcome.end.lsn) {
+            Relation::StandbyAhead if on(Bug::FetchBackSkipped) => Relation::Prefix,
+            relation => relation,
+        };
         match (self.mode, relation) {
             (_, Relation::UnknownEpoch(point)) => {
                 let fork = point.lsn;

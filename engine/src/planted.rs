@@ -1,0 +1,81 @@
+//! Faults that are planted on purpose, to grade the tests that ought to find them.
+//!
+//! Each is one wrong branch in the code that it names, taken when [`on`] says so. Without the
+//! feature `planted`, which nothing but the simulator turns on, [`on`] is the constant `false` and
+//! nothing of them is left in the program.
+
+/// A fault that can be planted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Bug {
+    /// A group is answered without an fsync.
+    NoFsync,
+    /// Names of new and replaced files are not synced.
+    NoDirSync,
+    /// A standby reports as durable what it has only received.
+    AckOnReceive,
+    /// A standby lets a session resume from what it received and has not fsynced.
+    ResumeFromReceived,
+    /// A follower applies a batch without its last record.
+    HalfBatch,
+    /// An epoch and its frame are not made durable before they are used.
+    EpochNotDurable,
+    /// A failed fsync is tried again, and the second answer is believed.
+    RetriedFsync,
+    /// Recovery cuts where a crash cannot have torn the log.
+    CutInMidLog,
+    /// Frames vouch for nothing.
+    WatermarkAtZero,
+    /// Recovery goes on behind the end of the log with frames that do not continue it.
+    StaleFrame,
+    /// A restarted primary does not fetch its lost tail back.
+    FetchBackSkipped,
+    /// A standby shows what its primary does not show yet.
+    VisibilityOutOfOrder,
+    /// A primary's watermark counts as evidence of what the standby's disk holds.
+    ForeignWatermark,
+    /// A segment's footer is written before what it seals is fsynced.
+    SealBeforeSync,
+    /// A log goes on after a failed fsync as if nothing had happened.
+    NoPoison,
+    /// A fence is not made durable.
+    FenceNotDurable,
+    /// A term is answered before it is noted durably.
+    TermNotNoted,
+    /// A batch whose outcome is unknown is reported as failed.
+    UnknownAsFailed,
+    /// The rewriting of the tail after a crash is skipped.
+    NoRewrite,
+}
+
+#[cfg(feature = "planted")]
+mod planting {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Plants a fault in all that this thread does from here on, or takes it out again.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    /// Whether a fault is planted.
+    #[must_use]
+    pub fn on(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(feature = "planted")]
+pub use planting::{on, plant};
+
+/// Whether a fault is planted: never, without the feature.
+#[cfg(not(feature = "planted"))]
+#[must_use]
+pub const fn on(_: Bug) -> bool {
+    false
+}
