@@ -17,7 +17,7 @@ pub trait Candidate {
     type Error;
 
     /// Its store.
-    fn store(&self) -> &Store;
+    fn store(&self) -> Store;
 
     /// What is true of it now.
     fn facts(&self) -> Facts;

@@ -216,8 +216,14 @@ impl Log {
         found.is_some_and(|index| queue.waiting.remove(index).is_some())
     }
 
-    /// Leads one group: forms it, makes it durable, hands the leadership on, answers.
+    /// Leads one group, and further ones only where nobody else can.
     pub(super) fn lead_group(&self) {
+        while !self.lead_one() {}
+    }
+
+    /// Leads one group: forms it, makes it durable, hands the leadership on, answers. Says whether
+    /// somebody took the leadership, or nobody need.
+    fn lead_one(&self) -> bool {
         let mut finished = Finished::default();
         let mut writer = self.writer.lock();
         let outcome = self.next_group(&mut writer, &mut finished).map(|formed| {
@@ -229,13 +235,14 @@ impl Log {
         // The sink's lock before the leadership goes, so that frames are applied in their order.
         let sink = self.sink.lock();
         drop(writer);
-        self.hand_over();
+        let handed_over = self.hand_over();
         if let Some((formed, written)) = outcome {
             self.answer(formed, written, sink.as_deref(), &mut finished);
         }
         drop(sink);
         self.cell.notify();
         finished.wake();
+        handed_over
     }
 
     /// Forms the group that waits, if one does. The sender may take its frame from here on, while
@@ -375,12 +382,13 @@ impl Log {
         })
     }
 
-    /// Ends this thread's leadership.
-    fn hand_over(&self) {
+    /// Ends this thread's leadership, unless nobody can take it: only asynchronous callers wait,
+    /// and the log has no thread.
+    fn hand_over(&self) -> bool {
         let mut queue = self.queue.lock();
         if queue.waiting.is_empty() {
             queue.led = false;
-            return;
+            return true;
         }
         let blocking = queue.waiting.iter().find_map(|pending| {
             pending
@@ -391,10 +399,13 @@ impl Log {
         });
         match blocking {
             // Under the queue's lock, so that it cannot withdraw in between.
-            Some(waiter) => waiter.lead(),
+            Some(waiter) => {
+                waiter.lead();
+                true
+            }
             None => {
                 drop(queue);
-                self.lead_elsewhere();
+                self.lane.lead()
             }
         }
     }

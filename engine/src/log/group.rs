@@ -27,9 +27,14 @@ pub struct Group {
 }
 
 impl Log {
+    /// Whether any commit waits for a group.
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.queue.lock().is_empty()
+    }
+
     /// Forms the next group, if any commit waits for one.
     pub(crate) fn lead(self: &Arc<Self>) -> Option<Group> {
-        if self.queue.lock().is_empty() {
+        if !self.has_queued() {
             return None;
         }
         let mut writer = self.writer.lock_arc();

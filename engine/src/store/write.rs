@@ -113,6 +113,12 @@ impl Store {
         }
     }
 
+    /// Whether a commit waits for a group.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        self.log().has_queued()
+    }
+
     /// Forms the next group of queued commits, to be led step by step; `None` when none waits.
     #[must_use]
     pub fn lead(&self) -> Option<Group> {

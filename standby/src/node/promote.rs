@@ -75,8 +75,8 @@ impl Inner {
 impl Candidate for Inner {
     type Error = Error;
 
-    fn store(&self) -> &Store {
-        &self.store
+    fn store(&self) -> Store {
+        self.store.clone()
     }
 
     fn facts(&self) -> Facts {

@@ -121,6 +121,23 @@ fn asynchronous_commits_are_under_way_without_being_polled() {
 }
 
 #[test]
+fn a_caller_leads_all_groups_where_the_store_has_no_threads() {
+    let (_, store) = writer();
+    let users = store.keyspace("users").unwrap();
+    let half = vec![7; store.segment_size() as usize / 8];
+    let batch = |key: &str| {
+        let mut batch = Batch::new();
+        batch.put(&users, key, &half).unwrap();
+        batch
+    };
+    let queued = ["a", "b"].map(|key| store.commit_queued(batch(key), CommitOptions::default()));
+    let led = store.commit_async(batch("c"), CommitOptions::default());
+    for (number, future) in (1..).zip(queued.into_iter().chain([led])) {
+        assert_eq!(block_on(future).unwrap().commit, number);
+    }
+}
+
+#[test]
 fn callers_that_race_for_one_keyspace_get_the_same_one() {
     const NAMES: u32 = 500;
     let (_fs, store) = writer();

@@ -1,0 +1,50 @@
+//! A deterministic simulator of a pair, and the checkers that judge it.
+//!
+//! One seed, one thread. Two nodes run the real log, store, recovery, background steps, sender,
+//! receiver, promotion and fences; the disk, the line between them, their clocks and their
+//! operators are simulated, and whatever can go wrong with those does, as drawn from the seed. The
+//! same seed always does the same: a failing one is replayed by its number.
+//!
+//! ```text
+//! plan ─→ world ─┬→ node a: process (store, session, follower) ─→ disk in memory, own clocks
+//!                ├→ line: links, latency, cuts
+//!                ├→ node b
+//!                └→ clients, readers, operators ─→ ledger
+//! after every event: observer (frames ─→ oracle), reader (change feed ─→ model), positions
+//! ```
+//!
+//! Simulated time goes from event to event. A seed has two phases: first faults under load, then
+//! all faults stop and the pair must come to rest with equal logs and states (or stand fenced, or
+//! in a conflict that an operator brought about).
+//!
+//! # Invariants and who checks them
+//! | | where |
+//! |---|---|
+//! | I1 durability | `world::settle`: what was fsynced is there after every start; the ledger's contents |
+//! | I2 one history | [`oracle`]: every frame of every log against the one that its writer formed |
+//! | I6 one writer | `world::answers`: who answers OK under which epoch, and nobody who is fenced |
+//! | I7 whole batches | [`reader`]: the three keys of a profile are read as one |
+//! | I8 determinism | opening twice gives the same; equal logs, equal states at the end |
+//! | I9 real states | [`reader`]: every read against the state that the change feed describes |
+//! | I12 checked bytes | [`oracle`]: no log holds a frame that its writer never formed |
+//! | I13 one outcome | [`ledger`] |
+//! | I14 nothing lost | tails are cut only once they are kept aside, and only for an operator's act |
+//! | I15 liveness | `world::rest` |
+//! | I17 no clock | the same seed under other dates takes the same decisions |
+
+mod clock;
+mod ledger;
+mod network;
+mod node;
+mod observer;
+mod oracle;
+mod plan;
+mod process;
+mod reader;
+mod report;
+mod trace;
+mod violation;
+mod world;
+
+pub use report::{Counts, Options, Report, run};
+pub use violation::Violation;

@@ -1,0 +1,132 @@
+//! Runs seeds of the simulator.
+
+use std::ops::Range;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use outlast_sim::{Counts, Options, Report, run};
+
+/// Runs the pair under faults that are drawn from a seed, and checks every invariant.
+#[derive(Parser, Debug)]
+struct Args {
+    /// Run one seed, and print what happened.
+    #[arg(long, conflicts_with = "seeds")]
+    seed: Option<u64>,
+    /// Run these seeds: FIRST..END, without the end.
+    #[arg(long, value_parser = seeds, default_value = "0..1000")]
+    seeds: Range<u64>,
+    /// Run so many seeds at once.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// Print only what failed.
+    #[arg(long)]
+    quiet: bool,
+    /// Go on after a failing seed.
+    #[arg(long)]
+    keep_going: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let sound = match args.seed {
+        Some(seed) => one(seed, args.quiet),
+        None => many(&args),
+    };
+    if sound {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn one(seed: u64, quiet: bool) -> bool {
+    let options = Options {
+        trace: true,
+        ..Options::default()
+    };
+    let report = run(seed, options);
+    if !quiet || report.violation.is_some() {
+        for line in &report.lines {
+            println!("{line}");
+        }
+    }
+    println!(
+        "seed {seed}: trace {:016x}, decisions {:016x}, {} events",
+        report.trace_hash, report.decisions_hash, report.counts.steps
+    );
+    if let Some(violation) = &report.violation {
+        println!("seed {seed}: {violation}");
+    }
+    report.violation.is_none()
+}
+
+fn many(args: &Args) -> bool {
+    let began = Instant::now();
+    let next = AtomicU64::new(args.seeds.start);
+    let worker = || {
+        let mut counts = Counts::default();
+        let mut failed: Vec<Report> = Vec::new();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= args.seeds.end {
+                return (counts, failed);
+            }
+            let report = run(seed, Options::default());
+            counts += report.counts;
+            if report.violation.is_some() {
+                failed.push(report);
+                if !args.keep_going {
+                    next.store(args.seeds.end, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    let done: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs.max(1)).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().map(|worker| worker.join()).collect()
+    });
+    let mut counts = Counts::default();
+    let mut failed = Vec::new();
+    for (some, reports) in done.into_iter().flatten() {
+        counts += some;
+        failed.extend(reports);
+    }
+    failed.sort_by_key(|report| report.seed);
+    for report in &failed {
+        let Some(violation) = &report.violation else {
+            continue;
+        };
+        println!("seed {}: {violation}", report.seed);
+        println!(
+            "  replay: cargo run --release -p outlast-sim -- --seed {}",
+            report.seed
+        );
+    }
+    let seeds = args.seeds.end.saturating_sub(args.seeds.start);
+    if !args.quiet {
+        for (name, count) in counts.rows() {
+            println!("{name:>16} {count}");
+        }
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    println!(
+        "{seeds} seeds, {} failed, {seconds:.1} s, {:.2} ms a seed and worker",
+        failed.len(),
+        seconds * 1e3 * args.jobs.max(1) as f64 / seeds.max(1) as f64
+    );
+    failed.is_empty()
+}
+
+fn seeds(text: &str) -> Result<Range<u64>, String> {
+    let (first, end) = text
+        .split_once("..")
+        .ok_or_else(|| format!("`{text}`: write FIRST..END"))?;
+    let number = |text: &str| {
+        text.replace('_', "")
+            .parse::<u64>()
+            .map_err(|e| e.to_string())
+    };
+    Ok(number(first)?..number(end)?)
+}

@@ -1,0 +1,110 @@
+//! The line between the two machines: links of two ordered channels each way, latency, partitions.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use outlast_proto::{Message, RunHeader};
+
+/// Names a link for the whole run.
+pub(crate) type LinkId = usize;
+
+/// Which of a link's two streams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    Control,
+    Data,
+}
+
+/// What travels.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Message(Message),
+    RunStart(RunHeader),
+    RunBytes(Bytes),
+    /// The other end has closed, or is dead.
+    End,
+}
+
+/// One direction of one stream. Nothing overtakes anything in it.
+#[derive(Debug, Default)]
+pub(crate) struct Channel {
+    queue: VecDeque<(u64, Item)>,
+    last_ns: u64,
+    /// Whether a look at the channel is scheduled.
+    pub(crate) scheduled: bool,
+}
+
+impl Channel {
+    /// Puts an item in, to arrive at `ready_ns` or behind what is ahead of it.
+    pub(crate) fn push(&mut self, ready_ns: u64, item: Item) {
+        self.last_ns = self.last_ns.max(ready_ns);
+        self.queue.push_back((self.last_ns, item));
+    }
+
+    /// When the next item arrives.
+    pub(crate) fn next_ns(&self) -> Option<u64> {
+        self.queue.front().map(|(ready_ns, _)| *ready_ns)
+    }
+
+    pub(crate) fn peek(&self) -> Option<&Item> {
+        self.queue.front().map(|(_, item)| item)
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Item> {
+        self.queue.pop_front().map(|(_, item)| item)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.queue.clear();
+    }
+}
+
+/// A connection. End 0 dialled.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// The node at each end.
+    pub(crate) nodes: [usize; 2],
+    /// The life of that node's process.
+    pub(crate) lives: [u32; 2],
+    pub(crate) open: [bool; 2],
+    /// Whether the run of data of each end has begun: all of a session is one run.
+    pub(crate) run_begun: [bool; 2],
+    /// By the end that sends: control, data.
+    channels: [[Channel; 2]; 2],
+}
+
+impl Link {
+    pub(crate) fn new(nodes: [usize; 2], lives: [u32; 2]) -> Self {
+        Self {
+            nodes,
+            lives,
+            open: [true; 2],
+            run_begun: [false; 2],
+            channels: Default::default(),
+        }
+    }
+
+    pub(crate) fn channel(&mut self, from_end: usize, kind: Kind) -> &mut Channel {
+        let [dialler, listener] = &mut self.channels;
+        let [control, data] = if from_end == 0 { dialler } else { listener };
+        match kind {
+            Kind::Control => control,
+            Kind::Data => data,
+        }
+    }
+
+    /// The end at which `node` is.
+    pub(crate) fn end_of(&self, node: usize) -> usize {
+        usize::from(self.nodes[0] != node)
+    }
+}
+
+/// Which ways are cut, and how long what travels takes.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// By the sending node.
+    pub(crate) cut: [bool; 2],
+    /// Counts the times that something was cut, so that one cut can be told from the next.
+    pub(crate) cuts: u32,
+    pub(crate) latency_ns: u64,
+}

@@ -1,0 +1,150 @@
+//! A machine: its disk, its clocks, the process that runs on it or not, and what must outlive that
+//! process.
+
+use std::sync::Arc;
+
+use fastrand::Rng;
+use outlast_engine::entropy::Entropy;
+use outlast_engine::format::NodeId;
+use outlast_engine::fs::{Crash, Fs, MemFs, read_all};
+use outlast_engine::{Config, Store};
+use parking_lot::Mutex;
+
+use crate::clock::SimClock;
+use crate::oracle::FrameEnd;
+use crate::process::Process;
+
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) fs: MemFs,
+    pub(crate) clock: Arc<SimClock>,
+    entropy: Arc<SimEntropy>,
+    /// Counts the processes that ran here.
+    pub(crate) life: u32,
+    pub(crate) process: Option<Process>,
+    pub(crate) kept: Kept,
+    /// The power goes at this operation of the disk.
+    power_at: Option<u64>,
+    /// The disk was told to fail.
+    pub(crate) failing: bool,
+    pub(crate) slow_until_ns: u64,
+}
+
+/// What a node must not forget, whatever happens to its process.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    /// The last frame of what it fsynced.
+    pub(crate) durable: Option<FrameEnd>,
+    /// The highest term that it told anybody of.
+    pub(crate) term: u32,
+    pub(crate) fenced: bool,
+    pub(crate) halted: bool,
+    /// Tails that it put aside.
+    pub(crate) forks: usize,
+}
+
+impl Node {
+    pub(crate) fn new(id: NodeId, fs: MemFs, clock: SimClock, seed: u64) -> Self {
+        Self {
+            id,
+            fs,
+            clock: Arc::new(clock),
+            entropy: Arc::new(SimEntropy(Mutex::new(Rng::with_seed(seed)))),
+            life: 0,
+            process: None,
+            kept: Kept::default(),
+            power_at: None,
+            failing: false,
+            slow_until_ns: 0,
+        }
+    }
+
+    /// Opens the store on this machine's disk.
+    pub(crate) fn open(&self) -> outlast_engine::Result<Store> {
+        self.open_on(self.fs.clone())
+    }
+
+    /// Opens the store on a copy of this machine's disk.
+    pub(crate) fn open_copy(&self) -> outlast_engine::Result<Store> {
+        self.open_on(self.fs.crash(Crash::KeepAll))
+    }
+
+    fn open_on(&self, fs: MemFs) -> outlast_engine::Result<Store> {
+        let config = Config {
+            background: false,
+            ..Config::default()
+        };
+        let store = Store::open_on(Arc::new(fs), self.clock.clone(), config)?;
+        store.draw_from(self.entropy.clone());
+        Ok(store)
+    }
+
+    /// Eight random bytes.
+    pub(crate) fn nonce(&self) -> [u8; 8] {
+        let [a, b, c, d, e, f, g, h, ..] = self.entropy.id();
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// Takes the power away at the `operations`th operation of the disk from now.
+    pub(crate) fn take_power_at(&mut self, operations: u64) {
+        let at = self.fs.operations() + operations;
+        self.fs.fail_from(at, std::io::ErrorKind::BrokenPipe);
+        self.power_at = Some(at);
+    }
+
+    /// Whether the power goes at some operation.
+    pub(crate) const fn has_power_cut_ahead(&self) -> bool {
+        self.power_at.is_some()
+    }
+
+    /// Whether that operation has come.
+    pub(crate) fn has_lost_power(&self) -> bool {
+        self.power_at.is_some_and(|at| self.fs.operations() >= at)
+    }
+
+    /// The process ends here and now.
+    pub(crate) fn kill(&mut self) -> Option<Process> {
+        self.life += 1;
+        self.process.take()
+    }
+
+    /// Whatever was announced for the disk will not come.
+    pub(crate) fn heal_disk(&mut self) {
+        self.fs.heal();
+        self.fs.limit(None);
+        self.power_at = None;
+        self.failing = false;
+    }
+
+    /// The machine comes back with what its disk has kept.
+    pub(crate) fn lose_power(&mut self, crash: Crash, origin_ns: u64) {
+        self.fs = self.fs.crash(crash);
+        self.power_at = None;
+        self.failing = false;
+        self.clock.boot(origin_ns);
+    }
+
+    /// The log's files, in order.
+    pub(crate) fn segments(&self) -> Vec<Vec<u8>> {
+        let names = self.fs.list("log").unwrap_or_default();
+        let read = |name: &String| read_all(&self.fs, &format!("log/{name}")).ok();
+        names.iter().filter_map(read).collect()
+    }
+
+    /// Names of tails that were put aside.
+    pub(crate) fn forks_aside(&self) -> Vec<String> {
+        let mut names = self.fs.list("aside").unwrap_or_default();
+        names.retain(|name| name.starts_with("fork-"));
+        names
+    }
+}
+
+/// Random numbers of one machine, from the seed.
+#[derive(Debug)]
+struct SimEntropy(Mutex<Rng>);
+
+impl Entropy for SimEntropy {
+    fn id(&self) -> [u8; 16] {
+        self.0.lock().u128(..).to_le_bytes()
+    }
+}

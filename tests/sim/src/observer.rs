@@ -1,0 +1,105 @@
+//! Looks at every frame that enters a node's log, once, and at where the log stands.
+
+use outlast_engine::format::{EpochRecord, FrameKind, NodeId};
+use outlast_engine::{LogCursor, Lsn, Store};
+
+use crate::oracle::{FrameEnd, Oracle};
+use crate::violation::{Checked, Violation, check};
+
+pub(crate) struct Observer {
+    cursor: LogCursor,
+    /// The frames of the log, in order.
+    ends: Vec<FrameEnd>,
+    /// Its epochs, in order.
+    epochs: Vec<EpochRecord>,
+}
+
+impl Observer {
+    pub(crate) fn new(store: &Store) -> Checked<Self> {
+        let cursor = store
+            .log_cursor(Lsn::ZERO)
+            .map_err(|error| unreadable(&error))?;
+        Ok(Self {
+            cursor,
+            ends: Vec::new(),
+            epochs: Vec::new(),
+        })
+    }
+
+    /// Takes up what is new in the log. Answers with the range that was cut off it, if one was.
+    pub(crate) fn look(
+        &mut self,
+        store: &Store,
+        node: NodeId,
+        oracle: &mut Oracle,
+    ) -> Checked<Option<(Lsn, Lsn)>> {
+        let appended = store.positions().appended.lsn;
+        let before = self.cursor.lsn();
+        let cut = (appended < before).then_some((appended, before));
+        if cut.is_some() {
+            self.ends.retain(|frame| frame.end <= appended);
+            self.epochs.retain(|epoch| epoch.fork < appended);
+            self.cursor = store
+                .log_cursor(appended)
+                .map_err(|error| unreadable(&error))?;
+        }
+        while let Some(run) = self
+            .cursor
+            .next_up_to(Lsn(u64::MAX), 1 << 20)
+            .map_err(|error| unreadable(&error))?
+        {
+            let mut begun = run.epochs().iter();
+            for (header, _) in run.frames() {
+                if header.kind == FrameKind::Epoch
+                    && let Some(epoch) = begun.next()
+                {
+                    oracle.epoch(epoch)?;
+                    self.epochs.push(epoch.clone());
+                }
+                let Some(epoch) = self.epochs.last() else {
+                    return Err(Violation::new("I2", "a log begins without an epoch"));
+                };
+                let frame = FrameEnd {
+                    end: header.end(),
+                    epoch: epoch.id,
+                    check: header.check,
+                };
+                oracle.frame(node, frame)?;
+                self.ends.push(frame);
+            }
+        }
+        Ok(cut)
+    }
+
+    /// The epochs that the log holds.
+    pub(crate) fn epochs(&self) -> &[EpochRecord] {
+        &self.epochs
+    }
+
+    /// The frame that ends at `lsn`.
+    pub(crate) fn frame_at(&self, lsn: Lsn) -> Option<FrameEnd> {
+        let at = self
+            .ends
+            .binary_search_by_key(&lsn, |frame| frame.end)
+            .ok()?;
+        self.ends.get(at).copied()
+    }
+
+    /// The frame in which a batch that ends at `lsn` lies.
+    pub(crate) fn frame_of(&self, lsn: Lsn) -> Option<FrameEnd> {
+        let at = self.ends.partition_point(|frame| frame.end < lsn);
+        self.ends.get(at).copied()
+    }
+
+    /// Checks that a frame which this node must hold is there.
+    pub(crate) fn check_holds(&self, frame: FrameEnd, what: &str) -> Checked {
+        check(self.frame_at(frame.end) == Some(frame), "I1", || {
+            let end = self.ends.last().map_or(Lsn::ZERO, |last| last.end);
+            format!("{what} up to {} is gone: the log ends at {end}", frame.end)
+        })
+    }
+}
+
+fn unreadable(error: &outlast_engine::Error) -> Violation {
+    Violation::new("I12", format!("a log cannot be read: {error}"))
+}

@@ -1,0 +1,169 @@
+//! What is to go wrong, drawn from the seed before anything happens.
+//!
+//! Each seed allows only some kinds of faults, so that rare combinations of few are tried and not
+//! only the soup of all.
+
+use fastrand::Rng;
+
+use crate::clock::RATE_ONE_PPM;
+
+const MS: u64 = 1_000_000;
+
+/// Something that goes wrong, or that an operator does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Act {
+    /// The machine loses power: of what was not synced, any sector may be lost.
+    Power(usize),
+    /// Both machines lose power.
+    BothPower,
+    /// The machine loses power in the middle of its next writes: behind so many operations.
+    PowerAt { node: usize, operations: u64 },
+    /// The process dies; what it wrote stays in the page cache.
+    Kill(usize),
+    /// The process is stopped in an orderly way, and started again.
+    Stop(usize),
+    /// An operation of the disk fails, once or from then on.
+    DiskError {
+        node: usize,
+        operations: u64,
+        sticky: bool,
+    },
+    /// The disk has no room for a while.
+    DiskFull { node: usize, for_ns: u64 },
+    /// Fsyncs take long for a while.
+    SlowDisk { node: usize, for_ns: u64 },
+    /// Nothing gets through from these nodes for a while.
+    Cut { from: [bool; 2], for_ns: u64 },
+    /// All links break.
+    Break,
+    /// The date of a machine is set.
+    WallJump { node: usize, by_ms: i64 },
+    /// An operator promotes the standby.
+    Promote { node: usize, sick: bool, dry: bool },
+    /// An operator lets a restarted primary go on without its standby.
+    ResumeAlone(usize),
+}
+
+/// Everything about a run that is fixed beforehand.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Whether there is a second node.
+    pub(crate) pair: bool,
+    /// How long faults and load go on.
+    pub(crate) chaos_ns: u64,
+    pub(crate) acts: Vec<(u64, Act)>,
+    pub(crate) rates_ppm: [u64; 2],
+    pub(crate) wall_offsets_ms: [i64; 2],
+    pub(crate) latency_ns: u64,
+    pub(crate) fsync_ns: u64,
+    pub(crate) commit_gap_ns: u64,
+    pub(crate) value_len_max: usize,
+    /// In percent: commits that wait for the standby.
+    pub(crate) replicated: u8,
+    /// In percent: groups between whose steps other things happen.
+    pub(crate) stepped: u8,
+    /// In percent: starts during which the power goes again.
+    pub(crate) nested: u8,
+    /// Whether messages of earlier sessions turn up again.
+    pub(crate) replays: bool,
+    /// Whether bits of data flip on their way.
+    pub(crate) flips: bool,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let pair = rng.u8(..100) < 90;
+        let chaos_ns = rng.u64(800..3_000) * MS;
+        let mut rate = || match rng.u8(..4) {
+            0 => RATE_ONE_PPM,
+            1 => rng.u64(RATE_ONE_PPM - 500..=RATE_ONE_PPM + 500),
+            _ => rng.u64(RATE_ONE_PPM * 8 / 10..=RATE_ONE_PPM * 12 / 10),
+        };
+        let rates_ppm = [rate(), rate()];
+        let hour_ms = 3_600_000;
+        let mut offset = || rng.i64(-24 * hour_ms..24 * hour_ms);
+        let wall_offsets_ms = [offset(), offset()];
+        let kinds = Self::kinds(rng, pair);
+        let count = rng.usize(1..=8);
+        let mut acts: Vec<(u64, Act)> = (0..count)
+            .filter_map(|_| {
+                let kind = *kinds.get(rng.usize(..kinds.len()))?;
+                Some((rng.u64(20 * MS..chaos_ns), Self::act(rng, kind, pair)))
+            })
+            .collect();
+        acts.sort_by_key(|(at, _)| *at);
+        Self {
+            pair,
+            chaos_ns,
+            acts,
+            rates_ppm,
+            wall_offsets_ms,
+            latency_ns: rng.u64(50_000..8 * MS),
+            fsync_ns: rng.u64(50_000..4 * MS),
+            commit_gap_ns: rng.u64(4 * MS..30 * MS),
+            value_len_max: *rng.choice(&[40, 200, 1_000, 4_000]).unwrap_or(&200),
+            replicated: rng.u8(..80),
+            stepped: *rng.choice(&[0, 30, 90]).unwrap_or(&30),
+            nested: *rng.choice(&[0, 20, 50]).unwrap_or(&20),
+            replays: rng.u8(..5) == 0,
+            flips: rng.u8(..8) == 0,
+        }
+    }
+
+    /// The kinds of faults that this seed knows.
+    fn kinds(rng: &mut Rng, pair: bool) -> Vec<u8> {
+        const ALONE: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+        const PAIR: [u8; 6] = [8, 9, 10, 11, 11, 12];
+        let mut all = ALONE.to_vec();
+        if pair {
+            all.extend(PAIR);
+        }
+        let share = rng.u8(20..=100);
+        let mut kinds: Vec<u8> = all
+            .iter()
+            .copied()
+            .filter(|_| rng.u8(..100) < share)
+            .collect();
+        if kinds.is_empty() {
+            kinds = all;
+        }
+        kinds
+    }
+
+    fn act(rng: &mut Rng, kind: u8, pair: bool) -> Act {
+        let node = if pair { rng.usize(..2) } else { 0 };
+        let operations = rng.u64(1..60);
+        let for_ns = rng.u64(20..900) * MS;
+        match kind {
+            0 => Act::Power(node),
+            1 => Act::PowerAt { node, operations },
+            2 => Act::Kill(node),
+            3 => Act::Stop(node),
+            4 => Act::DiskError {
+                node,
+                operations,
+                sticky: rng.bool(),
+            },
+            5 => Act::DiskFull { node, for_ns },
+            6 => Act::SlowDisk { node, for_ns },
+            7 => Act::WallJump {
+                node,
+                by_ms: rng.i64(-86_400_000..86_400_000),
+            },
+            8 => Act::BothPower,
+            9 => Act::Break,
+            10 => Act::Cut {
+                from: *rng
+                    .choice(&[[true, true], [true, false], [false, true]])
+                    .unwrap_or(&[true; 2]),
+                for_ns,
+            },
+            11 => Act::Promote {
+                node: usize::from(rng.u8(..8) != 0),
+                sick: rng.bool(),
+                dry: rng.u8(..5) == 0,
+            },
+            _ => Act::ResumeAlone(usize::from(rng.u8(..4) == 0)),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Operators, who promote, resume and stop nodes at odd moments.
+
+use std::cell::RefCell;
+
+use outlast_engine::format::EpochReason;
+use outlast_engine::{Level, Store};
+use outlast_proto::ReceiverInput;
+use outlast_proto::SenderInput;
+use outlast_standby::certificate::{AcceptedLoss, PrimaryLastSeen, PromoteOptions};
+use outlast_standby::drive::{Candidate, Facts, positions_of, promote, resume, standing_of};
+use outlast_standby::status::Role;
+
+use super::World;
+use crate::ledger::Outcome;
+use crate::process::Process;
+use crate::violation::{Checked, check};
+
+impl World {
+    pub(super) fn promote(&mut self, node: usize, sick: bool, dry: bool) -> Checked {
+        let Some(process) = &mut self.node_mut(node).process else {
+            return Ok(());
+        };
+        process.finish_groups();
+        let options = PromoteOptions {
+            dry_run: dry,
+            primary_is_sick: sick,
+            accept_loss: Some(AcceptedLoss::Unbounded),
+            reason: "as the plan says".to_owned(),
+            ..PromoteOptions::default()
+        };
+        let outcome = promote(&OnProcess(RefCell::new(process)), &options);
+        if self.node(node).has_lost_power() {
+            return self.settle(node);
+        }
+        match outcome {
+            Ok(promotion) => match &promotion.epoch {
+                Some(epoch) => {
+                    let at = promotion.facts.positions.received;
+                    let (term, fork) = (epoch.term, epoch.fork);
+                    self.decide(node, format_args!("promoted: term {term} at {fork}, {at}"));
+                    self.counts.promoted += 1;
+                    if let Some(process) = &mut self.node_mut(node).process {
+                        process.following = None;
+                        process.session = None;
+                        process.dial_ns = 0;
+                    }
+                    self.settle(node)?;
+                    self.check_nothing_replicated_lost(node)
+                }
+                None => {
+                    let decision = promotion.decision;
+                    self.say(Some(node), format_args!("promotion: {decision:?}"));
+                    self.counts.refused += 1;
+                    self.settle(node)
+                }
+            },
+            Err(error) => {
+                self.say(Some(node), format_args!("promotion failed: {error}"));
+                self.settle(node)
+            }
+        }
+    }
+
+    /// Everything that was answered as held by this node is in its history.
+    pub(super) fn check_nothing_replicated_lost(&self, node: usize) -> Checked {
+        let Some(process) = &self.node(node).process else {
+            return Ok(());
+        };
+        for (id, entry) in self.ledger.entries() {
+            let replicated = entry.level != Level::Local && entry.node != node;
+            let ok = matches!(entry.outcome, Some(Outcome::Ok(_)));
+            check(!(replicated && ok) || process.reader.has(id), "I3", || {
+                format!("commit {id} was answered as {:?} and is lost", entry.level)
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume_alone(&mut self, node: usize) -> Checked {
+        let Some(process) = &mut self.node_mut(node).process else {
+            return Ok(());
+        };
+        if process.role() != Role::WaitingForPeer {
+            return Ok(());
+        }
+        let begun = resume(&process.store, EpochReason::ResumeAlone, "as the plan says");
+        match begun {
+            Ok(epoch) => {
+                process.end_session();
+                process.dial_ns = 0;
+                self.resumed_alone = true;
+                self.counts.resumed_alone += 1;
+                let (start, fork) = (epoch.start, epoch.fork);
+                self.decide(node, format_args!("resumes alone: start {start} at {fork}"));
+            }
+            Err(error) => self.say(Some(node), format_args!("does not resume: {error}")),
+        }
+        self.settle(node)
+    }
+
+    /// Stops a node in an orderly way, and starts it again.
+    pub(super) fn stop(&mut self, node: usize) -> Checked {
+        let Some(process) = &mut self.node_mut(node).process else {
+            return Ok(());
+        };
+        process.finish_groups();
+        let now = process.clock.now();
+        process.pump();
+        if let Some(ship) = &mut process.ship {
+            ship.shipping.handle(now, SenderInput::Stop);
+        }
+        if let Some(following) = &mut process.following {
+            following.handle(now, ReceiverInput::Stop);
+        }
+        process.pump();
+        while !process.jobs.is_empty() {
+            process.do_jobs(usize::MAX);
+        }
+        process.following = None;
+        let closed = process.store.close();
+        let failing = self.node(node).failing;
+        if self.node(node).has_lost_power() {
+            return self.settle(node);
+        }
+        let poisoned = matches!(
+            &closed,
+            Err(error) if error.kind() == outlast_engine::ErrorKind::Poisoned
+        );
+        check(closed.is_ok() || failing || poisoned, "I15", || {
+            format!("a node does not close: {closed:?}")
+        })?;
+        self.settle_closed(node)?;
+        self.say(Some(node), format_args!("is stopped"));
+        self.bury(node)?;
+        self.start_later(node);
+        Ok(())
+    }
+}
+
+/// A process as a promotion sees it.
+struct OnProcess<'a>(RefCell<&'a mut Process>);
+
+impl Candidate for OnProcess<'_> {
+    type Error = String;
+
+    fn store(&self) -> Store {
+        self.0.borrow().store.clone()
+    }
+
+    fn facts(&self) -> Facts {
+        let process = self.0.borrow();
+        let now = process.clock.now();
+        let receiver = process
+            .following
+            .as_ref()
+            .map(|following| following.receiver().lock());
+        let told = receiver
+            .as_ref()
+            .and_then(|receiver| receiver.status().told);
+        let store = &process.store;
+        Facts {
+            node_name: store.node_name(),
+            standing: standing_of(store, &process.role()),
+            positions: positions_of(store),
+            silence: receiver.as_ref().map(|receiver| receiver.silence(now)),
+            silence_max: process.config().silence_max,
+            primary: told.map(|told| PrimaryLastSeen {
+                appended: told.view.appended,
+                durable: told.view.durable,
+                age_ms: u64::try_from(now.since(told.at).as_millis()).unwrap_or(u64::MAX),
+            }),
+            acked_tail_lost: store.recovered().acked_tail_lost,
+        }
+    }
+
+    fn withdraw(&self) -> Result<(), String> {
+        if self.0.borrow_mut().withdraw() {
+            Ok(())
+        } else {
+            Err("it follows nobody, or its log failed".to_owned())
+        }
+    }
+
+    fn reinstate(&self) {
+        let mut process = self.0.borrow_mut();
+        let now = process.clock.now();
+        if let Some(following) = &mut process.following {
+            following.handle(now, ReceiverInput::Reinstate);
+        }
+        process.pump();
+    }
+
+    fn epoch_failed(&self, error: outlast_engine::Error) -> String {
+        error.to_string()
+    }
+}
