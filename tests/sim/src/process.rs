@@ -10,8 +10,8 @@ use bytes::Bytes;
 use outlast_engine::format::{EpochReason, NodeId};
 use outlast_engine::{CommitFuture, Group, LogCursor, LogState, Store};
 use outlast_proto::{
-    AckMark, Config, ConflictKind, Message, Mode, Nonce, RunHeader, Sender, SenderEvent,
-    SenderInput, Term,
+    AckMark, Config, ConflictKind, Message, Mode, Nonce, ReceiverPhase, RunHeader, Sender,
+    SenderEvent, SenderInput, Term,
 };
 use outlast_shipper::drive::{ShipHooks, ShipOutput, Shipping, read_frames};
 use outlast_standby::drive::{self, Done, FollowOutput, Following, Job, Round};
@@ -156,6 +156,13 @@ impl Process {
             && self.ship.is_none()
             && !self.dialling
             && drive::dial_mode(&self.role()).is_some()
+    }
+
+    /// Whether it is a standby whose log failed: it takes no session until it is started again.
+    pub(crate) fn follows_no_longer(&self) -> bool {
+        self.following.as_ref().is_some_and(|following| {
+            following.receiver().lock().status().phase == ReceiverPhase::Failed
+        })
     }
 
     /// Whether a commit waits for a group.

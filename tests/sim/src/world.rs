@@ -96,7 +96,7 @@ pub(crate) struct World {
     links: Vec<Link>,
     line: Line,
     /// Messages of earlier sessions, by the node that sent them.
-    old_messages: [Vec<Message>; 2],
+    old_messages: [Vec<(LinkId, Message)>; 2],
     ledger: Ledger,
     oracle: Oracle,
     /// Whether faults have stopped.

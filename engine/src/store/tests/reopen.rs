@@ -195,3 +195,37 @@ fn a_standby_that_restarts_goes_on_where_it_was() {
     let state = contents(&primary, &primary.snapshot());
     assert_eq!(contents(&standby, &standby.snapshot()), state);
 }
+
+#[test]
+fn a_log_goes_on_behind_its_last_sealed_segment_when_a_crash_took_the_one_after_it() {
+    let mut between = 0;
+    for operation in 1..=8 {
+        let (fs, store) = writer();
+        let users = store.keyspace("users").unwrap();
+        let commit = |store: &Store, number: u32| {
+            let mut batch = Batch::new();
+            batch
+                .put(&users, number.to_string(), vec![7; 10_000])
+                .unwrap();
+            store.commit(batch, CommitOptions::default())
+        };
+        // The next commit does not fit in the first segment any more.
+        (0..6).for_each(|number| drop(commit(&store, number).unwrap()));
+        fs.fail_from(fs.operations() + operation, std::io::ErrorKind::Other);
+        let _ = commit(&store, 6);
+        drop(store);
+        let fs = fs.crash(Crash::LoseUnsynced);
+        let store = open(&fs);
+        let end = store.positions().appended.lsn;
+        between += u32::from(store.log_cursor(end).unwrap().chain().lsn == end);
+        store.begin_epoch(EpochReason::Restart, "").unwrap();
+        drop(store);
+        let store = open(&fs.crash(Crash::LoseUnsynced));
+        let users = store.find_keyspace("users").unwrap();
+        for number in 0..6 {
+            let value = store.get(&users, number.to_string()).unwrap();
+            assert_eq!(value.map(|value| value.len()), Some(10_000), "{operation}");
+        }
+    }
+    assert!(between > 0);
+}

@@ -230,9 +230,10 @@ impl World {
         let Some(process) = &self.node(node).process else {
             return Ok(());
         };
-        if !matches!(process.role(), Role::Poisoned { .. })
-            && !matches!(process.store.state(), LogState::Closed)
-        {
+        let poisoned = matches!(process.role(), Role::Poisoned { .. })
+            || process.store.state() == LogState::Closed
+            || process.follows_no_longer();
+        if !poisoned {
             return Ok(());
         }
         self.counts.poisoned += 1;

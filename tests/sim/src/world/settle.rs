@@ -70,10 +70,9 @@ impl World {
         found.kept.fenced |= matches!(state, LogState::Fenced(_));
         found.kept.halted |= matches!(state, LogState::Halted(_));
         let visible = positions.visible.lsn;
-        if state == LogState::Writing {
-            if let Some(epoch) = observer.epochs().last() {
-                oracle.show(epoch.id, visible);
-            }
+        let newest = observer.epochs().last();
+        if let Some(own) = newest.filter(|epoch| epoch.node == found.id) {
+            oracle.show(own.id, visible);
         } else if store.has_peer() {
             let shown = oracle.shown(observer.epochs());
             check(visible <= shown, "I9", || {

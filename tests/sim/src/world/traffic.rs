@@ -62,24 +62,35 @@ impl World {
         let bytes = encode(&message).map_err(|fault| Violation::new("I12", fault.to_string()))?;
         let message = decode(&bytes).map_err(|fault| Violation::new("I12", fault.to_string()))?;
         self.say(Some(node), format_args!("{link} ← {}", brief(&message)));
-        if self.plan.replays && self.rng.u8(..8) == 0 {
-            let [a, b] = &mut self.old_messages;
-            let old = if node == 0 { a } else { b };
-            if old.len() < OLD_MESSAGES_MAX {
-                old.push(message.clone());
-            }
+        if self.plan.replays {
+            self.replay(node, link, &message);
         }
-        let again = self.plan.replays && self.rng.u8(..40) == 0;
         self.send(node, link, Kind::Control, Item::Message(message));
-        let old = self.old_messages.get(node).map_or(&[][..], Vec::as_slice);
-        if again && let Some(old) = self.rng.choice(old).cloned() {
-            self.send(node, link, Kind::Control, Item::Message(old));
-        }
         let wait_ns = self.rng.u64(1_000..2 * MS);
         if let Some(end) = self.links.get(link).map(|found| found.end_of(node)) {
             self.after(wait_ns, Event::Flushed { link, end });
         }
         Ok(())
+    }
+
+    /// Keeps some messages that name their session, and lets some of earlier ones turn up again.
+    fn replay(&mut self, node: usize, link: LinkId, message: &Message) {
+        let unnamed = matches!(
+            message,
+            Message::Hello(_) | Message::Welcome(_) | Message::Refuse(_)
+        );
+        let keep = self.rng.u8(..8) == 0 && !unnamed;
+        let again = self.rng.u8(..30) == 0 && !unnamed;
+        let [a, b] = &mut self.old_messages;
+        let old = if node == 0 { a } else { b };
+        if keep && old.len() < OLD_MESSAGES_MAX {
+            old.push((link, message.clone()));
+        }
+        let earlier: Vec<_> = old.iter().filter(|(other, _)| *other != link).collect();
+        if again && let Some((_, old)) = self.rng.choice(earlier).cloned() {
+            self.say(Some(node), format_args!("{link} ← {} again", brief(&old)));
+            self.send(node, link, Kind::Control, Item::Message(old));
+        }
     }
 
     pub(super) fn send_data(
@@ -378,7 +389,6 @@ impl World {
             return Ok(());
         };
         let (node, life) = (found.nodes[end], found.lives[end]);
-        self.say(Some(node), format_args!("finds link {link} dead"));
         let busy = self
             .node(node)
             .process
@@ -395,6 +405,7 @@ impl World {
             );
             return Ok(());
         }
+        self.say(Some(node), format_args!("finds link {link} dead"));
         self.alive(node, life, |world, node| world.hang_up(node, link))
     }
 
