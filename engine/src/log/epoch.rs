@@ -53,13 +53,6 @@ impl Log {
             manifest.history = history.clone();
             manifest.term_given = manifest.term_given.max(record.term);
             manifest.start_given = manifest.start_given.max(record.start);
-            if manifest
-                .term_heard
-                .is_none_or(|heard| heard.term < record.term)
-            {
-                let (term, opened_by) = (record.term, record.opened_by);
-                manifest.term_heard = Some(TermMark { term, opened_by });
-            }
             if raise_term {
                 manifest.attached_in = None;
             }
@@ -145,9 +138,18 @@ impl Log {
         Ok(record)
     }
 
-    /// The highest term that this node ever heard of, its own included.
+    /// The highest term that this node ever heard of, its own included. One that it was about to
+    /// open counts once its epoch is in the log: a crash before that has opened nothing.
     pub(crate) fn term_heard(&self) -> Option<TermMark> {
-        self.manifest.lock().term_heard
+        let noted = self.manifest.lock().term_heard;
+        let own = self.history.read().last().map(|epoch| TermMark {
+            term: epoch.term,
+            opened_by: epoch.opened_by,
+        });
+        match (noted, own) {
+            (Some(noted), Some(own)) if noted.term < own.term => Some(own),
+            (noted, own) => noted.or(own),
+        }
     }
 
     /// Notes durably that a term exists, if it is the highest so far.

@@ -2,7 +2,7 @@
 
 use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{FrameRun, Lsn};
+use crate::format::{Chain, FrameRun, Lsn};
 
 impl Log {
     /// Finishes recovery and takes frames from now on. A log that takes frames already goes on.
@@ -65,7 +65,7 @@ impl Log {
         let mut epochs = run.epochs().iter();
         for (header, _) in run.frames() {
             if header.first_in_segment {
-                self.append_piece(&mut writer, run, start, frames)?;
+                self.append_piece(&mut writer, run, (start, &chain), frames)?;
                 (start, frames) = (header.lsn, 0);
                 if !writer
                     .active
@@ -77,10 +77,9 @@ impl Log {
             }
             let begins = header.kind == crate::format::FrameKind::Epoch;
             chain = chain.after(header, begins.then(|| epochs.next()).flatten());
-            writer.chain = chain;
             frames += 1;
         }
-        self.append_piece(&mut writer, run, start, frames)?;
+        self.append_piece(&mut writer, run, (start, &chain), frames)?;
         assert_eq!(
             writer.chain,
             *run.after(),
@@ -91,18 +90,19 @@ impl Log {
         Ok(run.range().end)
     }
 
-    /// Appends the part of `run` from `start` up to the writer's chain, which is one segment's.
+    /// Appends the part of `run` from `start` up to where `chain` stands, which is one segment's.
+    /// On an error before it is written, the log ends where it ended.
     fn append_piece(
         &self,
         writer: &mut super::Writer,
         run: &FrameRun,
-        start: Lsn,
+        (start, chain): (Lsn, &Chain),
         frames: u64,
     ) -> Result<()> {
         if frames == 0 {
             return Ok(());
         }
-        let bytes = run.slice(start, writer.chain.lsn);
+        let bytes = run.slice(start, chain.lsn);
         let room = writer
             .active
             .as_ref()
@@ -115,6 +115,7 @@ impl Log {
             );
             return Err(Error::new(ErrorKind::Incompatible, message));
         }
+        writer.chain = *chain;
         self.push(writer, start, bytes.clone(), frames);
         self.write(writer, &bytes)
     }

@@ -253,14 +253,16 @@ impl Log {
     }
 
     /// Does what recovery planned: keeps a torn tail aside and zeroes it, rewrites and syncs what
-    /// the disk may not have. Everything that is left is then durable.
+    /// the disk may not have. Everything that is left is then durable. A failure leaves it to be
+    /// done again.
     pub(crate) fn settle(&self) -> Result<()> {
         let mut writer = self.writer.lock();
-        let Some(unsettled) = writer.unsettled.take() else {
+        let Some(unsettled) = writer.unsettled else {
             return Ok(());
         };
         let Some(segment) = self.segments.last().filter(|segment| segment.in_memory()) else {
             // Everything is in sealed segments, or there is nothing yet.
+            writer.unsettled = None;
             self.cell
                 .change(|now| now.durable = writer.chain.position());
             return Ok(());
@@ -280,6 +282,7 @@ impl Log {
             blocks,
             frames,
         });
+        writer.unsettled = None;
         self.cell
             .change(|now| now.durable = writer.chain.position());
         drop(writer);

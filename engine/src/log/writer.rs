@@ -275,7 +275,12 @@ impl Log {
         let range = segment.range();
         let from = from.clamp(range.start, range.end);
         let offset = SEGMENT_HEADER_LEN + from.bytes_since(range.start);
-        let block = offset - offset % BLOCK_LEN as u64;
+        // Where nothing of the segment is known to be durable, its header is not either.
+        let block = if from == range.start {
+            0
+        } else {
+            offset - offset % BLOCK_LEN as u64
+        };
         let file = self.open_for_writing(segment.header.ordinal)?;
         let poisoning = |error: std::io::Error| {
             let name = file_name(segment.header.ordinal);
