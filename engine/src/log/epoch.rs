@@ -241,6 +241,16 @@ impl Log {
         })
     }
 
+    /// Writes the manifest as it stands once more, before anything new is written: what was read
+    /// may lie in the page cache alone, and it may name an epoch that a crash kept out of the log
+    /// and that must not be taken for one of it once the log has grown.
+    pub(super) fn settle_manifest(&self) -> Result<()> {
+        let history = self.history();
+        let mut manifest = self.manifest.lock();
+        manifest.history = history;
+        manifest.store(&*self.fs)
+    }
+
     pub(super) fn change_manifest(
         &self,
         change: impl FnOnce(&mut super::manifest::Manifest),

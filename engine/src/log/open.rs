@@ -260,6 +260,7 @@ impl Log {
         let Some(unsettled) = writer.unsettled else {
             return Ok(());
         };
+        self.settle_manifest()?;
         let Some(segment) = self.segments.last().filter(|segment| segment.in_memory()) else {
             // Everything is in sealed segments, or there is nothing yet.
             writer.unsettled = None;
