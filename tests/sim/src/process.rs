@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use outlast_engine::format::{EpochReason, NodeId};
-use outlast_engine::{CommitFuture, Group, LogCursor, LogState, Store};
+use outlast_engine::{CommitFuture, Group, LogCursor, LogState, Lsn, Store};
 use outlast_proto::{
     AckMark, Config, ConflictKind, Message, Mode, Nonce, ReceiverPhase, RunHeader, Sender,
     SenderEvent, SenderInput, Term,
 };
 use outlast_shipper::drive::{ShipHooks, ShipOutput, Shipping, read_frames};
-use outlast_standby::drive::{self, Done, FollowOutput, Following, Job, Round};
+use outlast_standby::drive::{self, Done, FollowOutput, Following, Job, Round, replay_to};
 use outlast_standby::status::Role;
 use parking_lot::Mutex;
 
@@ -60,6 +60,9 @@ pub(crate) struct Process {
     follow_cursor: Option<LogCursor>,
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) jobs_scheduled: bool,
+    /// Up to where readers are to be let, besides the jobs.
+    pub(crate) replay: Option<Lsn>,
+    pub(crate) replay_scheduled: bool,
     pub(crate) done: VecDeque<Done>,
     pub(crate) done_scheduled: bool,
     /// Links on which a Hello is due.
@@ -120,6 +123,8 @@ impl Process {
             follow_cursor: None,
             jobs: VecDeque::new(),
             jobs_scheduled: false,
+            replay: None,
+            replay_scheduled: false,
             done: VecDeque::new(),
             done_scheduled: false,
             greeting: Vec::new(),
@@ -317,18 +322,26 @@ impl Process {
     /// Does the first `count` of the jobs that wait, as one round.
     pub(crate) fn do_jobs(&mut self, count: usize) {
         let mut round = Round::default();
-        let done = &mut self.done;
+        let (done, target) = (&mut self.done, &mut self.replay);
         let mut tell = |what| done.push_back(what);
+        let mut replay = |lsn| *target = (*target).max(Some(lsn));
         for _ in 0..count {
             let Some(job) = self.jobs.pop_front() else {
                 break;
             };
-            if let Err(error) = round.take(&self.store, job, &mut tell) {
+            if let Err(error) = round.take(&self.store, job, &mut replay, &mut tell) {
                 tell(Done::Failed(error));
             }
         }
         if let Err(error) = round.finish(&self.store, &mut tell) {
             tell(Done::Failed(error));
+        }
+    }
+
+    /// Replays up to where readers are to be let.
+    pub(crate) fn do_replay(&mut self) {
+        if let Some(lsn) = self.replay.take() {
+            self.done.extend(replay_to(&self.store, lsn));
         }
     }
 

@@ -47,6 +47,8 @@ enum Event {
     Group { node: usize, life: u32 },
     /// A follower's jobs.
     Jobs { node: usize, life: u32 },
+    /// A follower's replay.
+    Replay { node: usize, life: u32 },
     /// What came of them.
     Done { node: usize, life: u32 },
     /// A dialler's handshake is through, or not.
@@ -210,6 +212,7 @@ impl World {
             Event::Wake { node, life } => self.alive(node, life, Self::wake),
             Event::Group { node, life } => self.alive(node, life, Self::group_step),
             Event::Jobs { node, life } => self.alive(node, life, Self::do_jobs),
+            Event::Replay { node, life } => self.alive(node, life, Self::do_replay),
             Event::Done { node, life } => self.alive(node, life, Self::tell_done),
             Event::Established { node, life } => self.alive(node, life, Self::established),
             Event::Arrival {

@@ -217,11 +217,14 @@ impl World {
         let fsync_ns = self.plan.fsync_ns * if slow { 40 } else { 1 };
         let jobs_ns = self.rng.u64(fsync_ns / 4..fsync_ns.max(8));
         let done_ns = self.rng.u64(1_000..200_000);
+        let replay_ns = self.rng.u64(1_000..2 * MS);
         let Some(process) = &mut self.node_mut(node).process else {
             return;
         };
         let jobs = !process.jobs.is_empty() && !process.jobs_scheduled;
         let done = !process.done.is_empty() && !process.done_scheduled;
+        let replay = process.replay.is_some() && !process.replay_scheduled;
+        process.replay_scheduled |= replay;
         process.jobs_scheduled |= jobs;
         process.done_scheduled |= done;
         let due = [
@@ -247,6 +250,9 @@ impl World {
         }
         if jobs {
             self.after(jobs_ns, Event::Jobs { node, life });
+        }
+        if replay {
+            self.after(replay_ns, Event::Replay { node, life });
         }
         if done {
             self.after(done_ns, Event::Done { node, life });

@@ -106,6 +106,15 @@ impl World {
         Ok(())
     }
 
+    /// Shows a follower's readers what they may see.
+    pub(super) fn do_replay(&mut self, node: usize) -> Checked {
+        if let Some(process) = &mut self.node_mut(node).process {
+            process.replay_scheduled = false;
+            process.do_replay();
+        }
+        Ok(())
+    }
+
     /// Tells a follower what came of them.
     pub(super) fn tell_done(&mut self, node: usize) -> Checked {
         let all = self.rng.bool();
