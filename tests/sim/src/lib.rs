@@ -39,6 +39,8 @@ mod node;
 mod observer;
 mod oracle;
 mod plan;
+#[cfg(feature = "planted")]
+pub mod planted;
 mod process;
 mod reader;
 mod report;

@@ -26,12 +26,24 @@ struct Args {
     /// Go on after a failing seed.
     #[arg(long)]
     keep_going: bool,
+    /// Hunt every planted fault, and print the table.
+    #[cfg(feature = "planted")]
+    #[arg(long)]
+    planted: bool,
+    /// Plant this fault in every seed, by its name in the table.
+    #[cfg(feature = "planted")]
+    #[arg(long)]
+    plant: Option<String>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    #[cfg(feature = "planted")]
+    if args.planted {
+        return table();
+    }
     let sound = match args.seed {
-        Some(seed) => one(seed, args.quiet),
+        Some(seed) => one(seed, &args),
         None => many(&args),
     };
     if sound {
@@ -41,13 +53,59 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(seed: u64, quiet: bool) -> bool {
-    let options = Options {
-        trace: true,
+/// Prints how each planted fault was found, as a table of a document.
+#[cfg(feature = "planted")]
+fn table() -> ExitCode {
+    use outlast_sim::planted::{PLANTED, hunt};
+    let mut missed = 0;
+    println!("| fault | planted as | found by | first seed | failing | must be within |");
+    println!("|---|---|---|--:|--:|--:|");
+    for planted in PLANTED {
+        let (name, what, within) = (format!("{:?}", planted.bug), planted.what, planted.within);
+        match hunt(planted, false) {
+            Some(found) => println!(
+                "| {what} | `{name}` | {} | {} | {} of {} | {within} |",
+                found.invariant, found.seed, found.failing, found.seeds
+            ),
+            None => {
+                missed += 1;
+                println!("| {what} | `{name}` | **not found** | | 0 | {within} |");
+            }
+        }
+    }
+    if missed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// How seeds are run.
+fn options(args: &Args, trace: bool) -> Options {
+    #[cfg(feature = "planted")]
+    let bug = args.plant.as_ref().map(|name| {
+        let all = outlast_sim::planted::PLANTED;
+        let named = all
+            .iter()
+            .find(|planted| format!("{:?}", planted.bug) == *name);
+        match named {
+            Some(planted) => planted.bug,
+            None => panic!("no fault is planted as {name}"),
+        }
+    });
+    #[cfg(not(feature = "planted"))]
+    let _ = args;
+    Options {
+        trace,
+        #[cfg(feature = "planted")]
+        bug,
         ..Options::default()
-    };
-    let report = run(seed, options);
-    if !quiet || report.violation.is_some() {
+    }
+}
+
+fn one(seed: u64, args: &Args) -> bool {
+    let report = run(seed, options(args, true));
+    if !args.quiet || report.violation.is_some() {
         for line in &report.lines {
             println!("{line}");
         }
@@ -64,6 +122,7 @@ fn one(seed: u64, quiet: bool) -> bool {
 
 fn many(args: &Args) -> bool {
     let began = Instant::now();
+    let options = options(args, false);
     let next = AtomicU64::new(args.seeds.start);
     let worker = || {
         let mut counts = Counts::default();
@@ -73,7 +132,7 @@ fn many(args: &Args) -> bool {
             if seed >= args.seeds.end {
                 return (counts, failed);
             }
-            let report = run(seed, Options::default());
+            let report = run(seed, options);
             counts += report.counts;
             if report.violation.is_some() {
                 failed.push(report);

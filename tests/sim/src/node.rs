@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use outlast_engine::entropy::Entropy;
-use outlast_engine::format::NodeId;
+use outlast_engine::format::{LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
 use outlast_engine::fs::{Crash, Fs, MemFs, read_all};
 use outlast_engine::{Config, Store};
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ pub(crate) struct Node {
     /// The disk was told to fail.
     pub(crate) failing: bool,
     pub(crate) slow_until_ns: u64,
+    /// A bit that was flipped in a log's file, and where.
+    rotten: Option<(String, usize)>,
 }
 
 /// What a node must not forget, whatever happens to its process.
@@ -56,6 +58,7 @@ impl Node {
             power_at: None,
             failing: false,
             slow_until_ns: 0,
+            rotten: None,
         }
     }
 
@@ -122,6 +125,47 @@ impl Node {
         self.power_at = None;
         self.failing = false;
         self.clock.boot(origin_ns);
+    }
+
+    /// Flips a bit of the running segment within `range`, if it holds any of it. `draw` chooses one
+    /// of so many.
+    pub(crate) fn rot(&mut self, range: LsnRange, draw: impl FnOnce(usize) -> usize) -> bool {
+        let names = self.fs.list("log").unwrap_or_default();
+        let headed = names.iter().rev().find_map(|name| {
+            let name = format!("log/{name}");
+            let bytes = read_all(&self.fs, &name).ok()?;
+            let header = SegmentHeader::decode(bytes.get(..to_usize(SEGMENT_HEADER_LEN))?).ok()?;
+            Some((name, header.base()))
+        });
+        let Some((name, base)) = headed.filter(|(_, base)| *base < range.end) else {
+            return false;
+        };
+        let from = range.start.max(base);
+        let len = to_usize(range.end.bytes_since(from));
+        let behind_header = to_usize(from.bytes_since(base)) + draw(len);
+        let offset = to_usize(SEGMENT_HEADER_LEN) + behind_header;
+        self.rotten = Some((name, offset));
+        self.turn_rotten_bit();
+        true
+    }
+
+    fn turn_rotten_bit(&self) {
+        if let Some((name, offset)) = &self.rotten
+            && let Err(error) = self.fs.rot(name, *offset, 0x10)
+        {
+            panic!("no byte {offset} in {name}: {error}");
+        }
+    }
+
+    /// Whether a bit is flipped.
+    pub(crate) const fn is_rotten(&self) -> bool {
+        self.rotten.is_some()
+    }
+
+    /// An operator puts back a copy of the file. Answers whether there was need to.
+    pub(crate) fn put_back(&mut self) -> bool {
+        self.turn_rotten_bit();
+        self.rotten.take().is_some()
     }
 
     /// The log's files, in order.

@@ -1,6 +1,6 @@
 //! Looks at every frame that enters a node's log, once, and at where the log stands.
 
-use outlast_engine::format::{EpochRecord, FrameKind, NodeId};
+use outlast_engine::format::{EpochRecord, FrameKind, LsnRange, NodeId};
 use outlast_engine::{LogCursor, Lsn, Store};
 
 use crate::oracle::{FrameEnd, Oracle};
@@ -63,6 +63,7 @@ impl Observer {
                     end: header.end(),
                     epoch: epoch.id,
                     check: header.check,
+                    watermark: header.watermark,
                 };
                 oracle.frame(node, frame)?;
                 self.ends.push(frame);
@@ -89,6 +90,16 @@ impl Observer {
     pub(crate) fn frame_of(&self, lsn: Lsn) -> Option<FrameEnd> {
         let at = self.ends.partition_point(|frame| frame.end < lsn);
         self.ends.get(at).copied()
+    }
+
+    /// What frames vouch for that `node` itself wrote and fsynced, behind the start of its newest
+    /// epoch.
+    pub(crate) fn vouched(&self, node: NodeId, durable: Lsn) -> Option<LsnRange> {
+        let epoch = self.epochs.last().filter(|epoch| epoch.node == node)?;
+        let begun = self.ends.partition_point(|frame| frame.end <= epoch.fork);
+        let own = self.ends.get(begun..)?;
+        let last = own.iter().rev().find(|frame| frame.end <= durable)?;
+        Some(LsnRange::new(own.first()?.end, last.watermark)).filter(|range| !range.is_empty())
     }
 
     /// Checks that a frame which this node must hold is there.

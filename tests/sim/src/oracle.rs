@@ -14,6 +14,8 @@ pub(crate) struct FrameEnd {
     pub(crate) end: Lsn,
     pub(crate) epoch: EpochId,
     pub(crate) check: u32,
+    /// What it vouches for, where its writer wrote it.
+    pub(crate) watermark: Lsn,
 }
 
 #[derive(Debug, Default)]

@@ -68,6 +68,8 @@ pub(crate) struct Plan {
     pub(crate) replays: bool,
     /// Whether bits of data flip on their way.
     pub(crate) flips: bool,
+    /// Whether bits of a log flip while the machine is down.
+    pub(crate) rots: bool,
 }
 
 impl Plan {
@@ -107,6 +109,7 @@ impl Plan {
             nested: *rng.choice(&[0, 20, 50]).unwrap_or(&20),
             replays: rng.u8(..5) == 0,
             flips: rng.u8(..8) == 0,
+            rots: rng.u8(..6) == 0,
         }
     }
 

@@ -15,6 +15,9 @@ pub struct Options {
     pub trace: bool,
     /// How far off all dates are, in milliseconds. Decisions must not depend on it.
     pub wall_shift_ms: i64,
+    /// The fault that is planted.
+    #[cfg(feature = "planted")]
+    pub bug: Option<outlast_engine::planted::Bug>,
 }
 
 /// What happened in a seed.
@@ -99,8 +102,10 @@ counts! {
     conflicts,
     /// Tails that a crash tore.
     torn_tails,
-    /// Segments that were sealed.
-    sealed,
+    /// Logs in which a bit was flipped.
+    rotten,
+    /// Starts that were refused because of it.
+    rot_refused,
 }
 
 thread_local! {
@@ -111,8 +116,12 @@ thread_local! {
 #[must_use]
 pub fn run(seed: u64, options: Options) -> Report {
     catch_quietly();
+    #[cfg(feature = "planted")]
+    outlast_engine::planted::plant(options.bug);
     let mut world = World::new(seed, options);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
+    #[cfg(feature = "planted")]
+    outlast_engine::planted::plant(None);
     let violation = match outcome {
         Ok(checked) => checked.err(),
         Err(_) => {

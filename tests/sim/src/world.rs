@@ -73,6 +73,8 @@ enum Event {
     Read,
     /// The next thing of the plan.
     Act(usize),
+    /// An operator gives a standby up.
+    Resume { node: usize },
     /// The line works again.
     Mend { cuts: u32 },
     /// A disk works again.
@@ -237,6 +239,13 @@ impl World {
                 }
                 _ => Ok(()),
             },
+            Event::Resume { node } => {
+                if self.calm {
+                    Ok(())
+                } else {
+                    self.resume_alone(node)
+                }
+            }
             Event::Mend { cuts } => {
                 if cuts == self.line.cuts {
                     self.mend();

@@ -2,6 +2,8 @@
 
 use std::io::ErrorKind;
 
+use outlast_standby::status::Role;
+
 use super::{Event, MS, World};
 use crate::plan::Act;
 use crate::violation::Checked;
@@ -61,7 +63,7 @@ impl World {
                 Ok(())
             }
             Act::Promote { node, sick, dry } => self.promote(node, sick, dry),
-            Act::ResumeAlone(node) => self.resume_alone(node),
+            Act::ResumeAlone(node) => self.abandon(node),
         }
     }
 
@@ -123,6 +125,25 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A primary loses its power and its standby, and its operator lets it go on alone.
+    fn abandon(&mut self, node: usize) -> Checked {
+        if self.waits(node) {
+            return self.resume_alone(node);
+        }
+        self.power(node)?;
+        let for_ns = self.rng.u64(150 * MS..800 * MS);
+        self.cut([true, true], for_ns);
+        let wait_ns = self.rng.u64(20 * MS..400 * MS);
+        self.after(wait_ns, Event::Resume { node });
+        Ok(())
+    }
+
+    /// Whether a node waits to hear from its standby.
+    pub(super) fn waits(&self, node: usize) -> bool {
+        let process = self.node(node).process.as_ref();
+        process.is_some_and(|process| process.role() == Role::WaitingForPeer)
     }
 
     fn break_links(&mut self) {

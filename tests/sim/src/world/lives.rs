@@ -1,6 +1,6 @@
 //! Starting a node, and everything that must be true when it has started.
 
-use outlast_engine::format::{EpochReason, ProtectionRecord};
+use outlast_engine::format::{EpochReason, LsnRange, ProtectionRecord};
 use outlast_engine::fs::Crash;
 use outlast_engine::{LogState, Store};
 use outlast_proto::Config;
@@ -49,6 +49,13 @@ impl World {
             self.counts.nested_cuts += 1;
             return self.lose_power(node);
         }
+        if self.node_mut(node).put_back() {
+            self.counts.rot_refused += 1;
+            self.say(Some(node), format_args!("has a copy put back: {error}"));
+            self.bury(node)?;
+            self.start_later(node);
+            return Ok(());
+        }
         let excused = self.node(node).failing;
         check(excused, "I1", || format!("a node does not start: {error}"))?;
         self.say(Some(node), format_args!("does not start: {error}"));
@@ -66,6 +73,9 @@ impl World {
             Ok(store) => store,
             Err(error) => return Ok(Err(error)),
         };
+        check(!self.node(node).is_rotten(), "I12", || {
+            "a node starts though its log is damaged below what it had vouched for".to_owned()
+        })?;
         if let Some(Ok(copy)) = copy {
             self.compare_copies(&store, &copy)?;
         }
@@ -141,11 +151,34 @@ impl World {
             _ => Crash::Random(self.rng.u64(..)),
         };
         self.say(Some(node), format_args!("loses power: {crash:?}"));
+        let vouched = self.vouched(node);
         self.bury(node)?;
         let origin_ns = self.rng.u64(..1_000 * MS);
         self.node_mut(node).lose_power(crash, origin_ns);
+        let share: usize = self.rng.usize(..1 << 20);
+        if self.plan.rots
+            && !self.calm
+            && self.rng.bool()
+            && let Some(range) = vouched
+            && self.node_mut(node).rot(range, |len| share % len)
+        {
+            self.counts.rotten += 1;
+            self.say(Some(node), format_args!("a bit of its log rots in {range}"));
+        }
         self.start_later(node);
         Ok(())
+    }
+
+    /// What a node has vouched for of what it formed itself.
+    fn vouched(&self, node: usize) -> Option<LsnRange> {
+        let found = self.node(node);
+        let process = found.process.as_ref()?;
+        // Only a writer has formed all of its newest epoch itself.
+        if process.store.state() != LogState::Writing {
+            return None;
+        }
+        let durable = found.kept.durable?;
+        process.observer.vouched(found.id, durable.end)
     }
 
     /// Ends a process; what it wrote stays in the page cache.

@@ -1,0 +1,94 @@
+//! The faults that are planted to grade this simulator, and within how many seeds each must be
+//! found.
+
+use outlast_engine::planted::Bug;
+
+use crate::report::{Options, run};
+
+/// A planted fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Planted {
+    /// The fault.
+    pub bug: Bug,
+    /// What it is, for people.
+    pub what: &'static str,
+    /// It must be found within so many seeds.
+    pub within: u64,
+}
+
+/// How a planted fault was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The first seed that fails.
+    pub seed: u64,
+    /// How many of the seeds that were run fail.
+    pub failing: u64,
+    /// How many were run.
+    pub seeds: u64,
+    /// The invariant that the first of them names.
+    pub invariant: &'static str,
+    /// What it says.
+    pub what: String,
+}
+
+macro_rules! planted {
+    ($($bug:ident, $within:literal, $what:literal;)*) => {
+        /// All of them.
+        pub const PLANTED: &[Planted] = &[
+            $(Planted { bug: Bug::$bug, what: $what, within: $within },)*
+        ];
+    };
+}
+
+planted! {
+    NoFsync, 100, "no fsync of a group or of received frames";
+    NoDirSync, 100, "no fsync of a directory";
+    AckOnReceive, 100, "a standby acknowledges as durable what it has received";
+    ResumeFromReceived, 1000, "a session resumes from what was received and not fsynced";
+    HalfBatch, 100, "a batch is applied in part";
+    EpochNotDurable, 1000, "an epoch is used before it is durable";
+    RetriedFsync, 1000, "a failed fsync is tried again, and believed";
+    NoPoison, 1000, "a log goes on after a failed fsync";
+    CutInMidLog, 1000, "recovery cuts below what was vouched for";
+    WatermarkAtZero, 1000, "frames vouch for nothing";
+    StaleFrame, 1000, "recovery takes a frame behind the end of the log";
+    FetchBackSkipped, 1000, "a restarted primary does not fetch its lost tail back";
+    VisibilityOutOfOrder, 100, "a standby shows what its primary does not show yet";
+    ForeignWatermark, 1000, "a primary's watermark counts as evidence on the standby";
+    SealBeforeSync, 1000, "a footer is written before what it seals is fsynced";
+    FenceNotDurable, 1000, "a fence does not outlive the process";
+    TermNotNoted, 1000, "a term is answered before it is noted";
+    UnknownAsFailed, 1000, "a commit in a frame that failed to be written ends as failed";
+    NoRewrite, 10000, "the tail is not written again after a crash";
+}
+
+/// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with
+/// `first_only`, until it is.
+#[must_use]
+pub fn hunt(planted: &Planted, first_only: bool) -> Option<Found> {
+    let options = Options {
+        bug: Some(planted.bug),
+        ..Options::default()
+    };
+    let mut found: Option<Found> = None;
+    for seed in 0..planted.within {
+        let report = run(seed, options);
+        let seeds = seed + 1;
+        if let Some(found) = &mut found {
+            found.seeds = seeds;
+            found.failing += u64::from(report.violation.is_some());
+        } else if let Some(violation) = report.violation {
+            found = Some(Found {
+                seed,
+                failing: 1,
+                seeds,
+                invariant: violation.invariant,
+                what: violation.what,
+            });
+            if first_only {
+                break;
+            }
+        }
+    }
+    found
+}
