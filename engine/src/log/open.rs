@@ -263,6 +263,7 @@ impl Log {
         self.settle_manifest()?;
         let Some(segment) = self.segments.last().filter(|segment| segment.in_memory()) else {
             // Everything is in sealed segments, or there is nothing yet.
+            self.settle_footer()?;
             writer.unsettled = None;
             self.cell
                 .change(|now| now.durable = writer.chain.position());
@@ -289,6 +290,30 @@ impl Log {
         drop(writer);
         self.cell.notify();
         Ok(())
+    }
+
+    /// Writes the footer of the last segment again: the page cache may show one that the disk does
+    /// not have, and the log goes on behind it.
+    fn settle_footer(&self) -> Result<()> {
+        let Some(last) = self.segments.last() else {
+            return Ok(());
+        };
+        let ordinal = last.header.ordinal;
+        let mut footer = crate::fs::AlignedBuf::zeroed(to_usize(SEGMENT_FOOTER_LEN));
+        let offset = self.segment_size - SEGMENT_FOOTER_LEN;
+        let name = file_name(ordinal);
+        let mut again = || {
+            let read = self.fs.open(&name, Access::Read)?;
+            read.read_at(offset, footer.as_mut_slice())?;
+            let file = self.fs.open(&name, Access::Write)?;
+            file.write_at(offset, footer.as_slice())?;
+            file.sync()
+        };
+        again().map_err(|error| {
+            let error = Error::io(format_args!("write the footer of {name} again"), error);
+            self.poison(&error);
+            error
+        })
     }
 
     /// Copies what lies behind the end of the log aside, durably, and then overwrites it with

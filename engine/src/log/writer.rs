@@ -199,12 +199,12 @@ impl Log {
         let Some(active) = &writer.active else {
             return Ok(());
         };
-        let synced = match active.blocks.sync() {
-            _ if on(Bug::NoFsync) => Ok(()),
+        let sync = || match active.blocks.sync() {
             Err(_) if on(Bug::RetriedFsync) => active.blocks.sync(),
             Err(_) if on(Bug::NoPoison) => Ok(()),
             synced => synced,
         };
+        let synced = if on(Bug::NoFsync) { Ok(()) } else { sync() };
         synced.map_err(|error| {
             let name = file_name(active.segment.header.ordinal);
             let error = Error::io(format_args!("fsync {name}"), error);

@@ -9,6 +9,9 @@ use crate::clock::RATE_ONE_PPM;
 
 const MS: u64 = 1_000_000;
 
+/// The kind of faults that is several.
+const HARASS: u8 = 13;
+
 /// Something that goes wrong, or that an operator does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Act {
@@ -56,6 +59,8 @@ pub(crate) struct Plan {
     pub(crate) wall_offsets_ms: [i64; 2],
     pub(crate) latency_ns: u64,
     pub(crate) fsync_ns: u64,
+    /// How many times longer fsyncs take on a slow disk.
+    pub(crate) slower: u64,
     pub(crate) commit_gap_ns: u64,
     pub(crate) value_len_max: usize,
     /// In percent: commits that wait for the standby.
@@ -87,12 +92,15 @@ impl Plan {
         let wall_offsets_ms = [offset(), offset()];
         let kinds = Self::kinds(rng, pair);
         let count = rng.usize(1..=8);
-        let mut acts: Vec<(u64, Act)> = (0..count)
-            .filter_map(|_| {
-                let kind = *kinds.get(rng.usize(..kinds.len()))?;
-                Some((rng.u64(20 * MS..chaos_ns), Self::act(rng, kind, pair)))
-            })
-            .collect();
+        let mut acts = Vec::new();
+        for _ in 0..count {
+            let at = rng.u64(20 * MS..chaos_ns);
+            match rng.choice(&kinds) {
+                Some(&HARASS) => acts.extend(Self::harass(rng, at)),
+                Some(&kind) => acts.push((at, Self::act(rng, kind, pair))),
+                None => {}
+            }
+        }
         acts.sort_by_key(|(at, _)| *at);
         Self {
             pair,
@@ -102,6 +110,7 @@ impl Plan {
             wall_offsets_ms,
             latency_ns: rng.u64(50_000..8 * MS),
             fsync_ns: rng.u64(50_000..4 * MS),
+            slower: *rng.choice(&[10, 40, 150]).unwrap_or(&40),
             commit_gap_ns: rng.u64(4 * MS..30 * MS),
             value_len_max: *rng.choice(&[40, 200, 1_000, 4_000]).unwrap_or(&200),
             replicated: rng.u8(..80),
@@ -116,7 +125,7 @@ impl Plan {
     /// The kinds of faults that this seed knows.
     fn kinds(rng: &mut Rng, pair: bool) -> Vec<u8> {
         const ALONE: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-        const PAIR: [u8; 6] = [8, 9, 10, 11, 11, 12];
+        const PAIR: [u8; 7] = [8, 9, 10, 11, 11, 12, HARASS];
         let mut all = ALONE.to_vec();
         if pair {
             all.extend(PAIR);
@@ -131,6 +140,20 @@ impl Plan {
             kinds = all;
         }
         kinds
+    }
+
+    /// Several faults that belong together: a slow disk, a line that breaks meanwhile, and then no
+    /// power.
+    fn harass(rng: &mut Rng, at: u64) -> [(u64, Act); 3] {
+        let node = usize::from(rng.u8(..4) != 0);
+        let for_ns = rng.u64(100..600) * MS;
+        let breaks = at + rng.u64(..for_ns / 2);
+        let fails = breaks + rng.u64(..250) * MS;
+        [
+            (at, Act::SlowDisk { node, for_ns }),
+            (breaks, Act::Break),
+            (fails, Act::Power(node)),
+        ]
     }
 
     fn act(rng: &mut Rng, kind: u8, pair: bool) -> Act {

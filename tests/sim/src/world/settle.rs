@@ -214,7 +214,7 @@ impl World {
         let now_ns = self.now_ns;
         let life = self.node(node).life;
         let slow = self.node(node).slow_until_ns > now_ns;
-        let fsync_ns = self.plan.fsync_ns * if slow { 40 } else { 1 };
+        let fsync_ns = self.plan.fsync_ns * if slow { self.plan.slower } else { 1 };
         let jobs_ns = self.rng.u64(fsync_ns / 4..fsync_ns.max(8));
         let done_ns = self.rng.u64(1_000..200_000);
         let replay_ns = self.rng.u64(1_000..2 * MS);

@@ -87,7 +87,7 @@ impl World {
 
     fn step_soon(&mut self, node: usize) {
         let slow = self.node(node).slow_until_ns > self.now_ns;
-        let fsync_ns = self.plan.fsync_ns * if slow { 40 } else { 1 };
+        let fsync_ns = self.plan.fsync_ns * if slow { self.plan.slower } else { 1 };
         let wait_ns = self.rng.u64(fsync_ns / 8..fsync_ns * 2);
         let life = self.node(node).life;
         if let Some(process) = &mut self.node_mut(node).process {
