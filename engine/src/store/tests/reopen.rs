@@ -210,7 +210,9 @@ fn a_log_goes_on_behind_its_last_sealed_segment_when_a_crash_took_the_one_after_
             store.commit(batch, CommitOptions::default())
         };
         // The next commit does not fit in the first segment any more.
-        (0..6).for_each(|number| drop(commit(&store, number).unwrap()));
+        for number in 0..6 {
+            commit(&store, number).unwrap();
+        }
         fs.fail_from(fs.operations() + operation, std::io::ErrorKind::Other);
         let _ = commit(&store, 6);
         drop(store);

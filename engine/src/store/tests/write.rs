@@ -124,7 +124,7 @@ fn asynchronous_commits_are_under_way_without_being_polled() {
 fn a_caller_leads_all_groups_where_the_store_has_no_threads() {
     let (_, store) = writer();
     let users = store.keyspace("users").unwrap();
-    let half = vec![7; store.segment_size() as usize / 8];
+    let half = vec![7; crate::format::to_usize(store.segment_size() / 8)];
     let batch = |key: &str| {
         let mut batch = Batch::new();
         batch.put(&users, key, &half).unwrap();
