@@ -1,7 +1,7 @@
 //! A disk in memory that remembers every change, so that the power can be taken away at any of them
 //! afterwards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -94,13 +94,57 @@ struct State {
     first: Files,
     live: Files,
     changes: Vec<Change>,
-    fails_next_sync: bool,
+    /// Calls that change something, failed ones included.
+    calls: usize,
+    fails: Option<Failing>,
+}
+
+/// Which calls fail.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Failing {
+    /// The number of the first, counted from 1.
+    pub(crate) from: usize,
+    /// Whether all behind it fail too.
+    pub(crate) sticky: bool,
+    pub(crate) kind: io::ErrorKind,
+}
+
+impl State {
+    /// Counts a call, and answers with the error that it ends in, if it does.
+    fn call(&mut self) -> io::Result<()> {
+        self.calls += 1;
+        match self.fails {
+            Some(fails) if self.calls == fails.from || fails.sticky && self.calls > fails.from => {
+                Err(fails.kind.into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Disk {
-    /// Lets the next sync of a file fail.
-    pub(crate) fn fail_next_sync(&self) {
-        self.state().fails_next_sync = true;
+    /// Calls so far that changed something or were to.
+    pub(crate) fn calls(&self) -> usize {
+        self.state().calls
+    }
+
+    /// Lets calls fail.
+    pub(crate) fn fail(&self, fails: Option<Failing>) {
+        self.state().fails = fails;
+    }
+
+    /// Files that were synced again after a sync of them had failed.
+    pub(crate) fn repeated_syncs(&self) -> usize {
+        let mut failed = BTreeSet::new();
+        let repeats = |change: &&Change| match change {
+            Change::Forget(inode) => {
+                failed.insert(*inode);
+                false
+            }
+            Change::Sync(inode) => failed.contains(inode),
+            _ => false,
+        };
+        self.state().changes.iter().filter(repeats).count()
     }
 
     /// Changes so far.
@@ -134,6 +178,7 @@ impl Disk {
 
     fn change_name(&self, change: impl FnOnce(&Files) -> io::Result<NameChange>) -> io::Result<()> {
         let mut state = self.state();
+        state.call()?;
         let change = change(&state.live)?;
         state.live.rename(&change);
         state.changes.push(Change::Name(change));
@@ -338,7 +383,9 @@ impl Fs for Disk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        self.state().changes.push(Change::SyncDir(dir.to_owned()));
+        let mut state = self.state();
+        state.call()?;
+        state.changes.push(Change::SyncDir(dir.to_owned()));
         Ok(())
     }
 
@@ -362,10 +409,21 @@ impl DiskFile {
         self.disk.state().live.bytes[self.inode].clone()
     }
 
-    fn change(&self, change: DataChange) {
+    fn change(&self, change: DataChange) -> io::Result<()> {
         let mut state = self.disk.state();
+        let called = state.call();
+        let change = match (change, &called) {
+            (change, Ok(())) => change,
+            // A write that fails may have written some of it.
+            (DataChange::Write { offset, bytes }, Err(_)) => DataChange::Write {
+                offset,
+                bytes: bytes[..bytes.len() / 2].into(),
+            },
+            (DataChange::SetLen(_), Err(_)) => return called,
+        };
         state.live.change(self.inode, &change);
         state.changes.push(Change::Data(self.inode, change));
+        called
     }
 }
 
@@ -382,15 +440,14 @@ impl File for DiskFile {
         self.change(DataChange::Write {
             offset: usize::try_from(offset).unwrap(),
             bytes: bytes.into(),
-        });
-        Ok(())
+        })
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        if std::mem::take(&mut state.fails_next_sync) {
+        if let Err(error) = state.call() {
             state.changes.push(Change::Forget(self.inode));
-            return Err(io::Error::other("the disk does not take it"));
+            return Err(error);
         }
         state.changes.push(Change::Sync(self.inode));
         Ok(())
@@ -401,8 +458,7 @@ impl File for DiskFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(DataChange::SetLen(usize::try_from(len).unwrap()));
-        Ok(())
+        self.change(DataChange::SetLen(usize::try_from(len).unwrap()))
     }
 
     fn map(&self, _: MapPages) -> io::Result<Bytes> {

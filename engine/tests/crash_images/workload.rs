@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +17,7 @@ use outlast_engine::{
     Store,
 };
 
-use super::disk::Disk;
+use super::disk::{Disk, Failing};
 
 pub(crate) const SEGMENT_SIZE: u64 = 64 << 10;
 const KEYSPACES: [&str; 2] = ["users", "rooms"];
@@ -209,9 +210,15 @@ impl Node {
         state.insert((KEYSPACES[0].to_owned(), key), value);
         self.ledger.states.push(Arc::new(state));
         self.may_hold(self.commits());
-        self.disk.fail_next_sync();
+        // The call after the write of the frame is its sync.
+        self.disk.fail(Some(Failing {
+            from: self.disk.calls() + 2,
+            sticky: false,
+            kind: io::ErrorKind::Other,
+        }));
         let failed = self.store().commit(batch, CommitOptions::default());
         assert!(failed.is_err(), "acknowledged what could not be synced");
+        self.disk.fail(None);
         drop(users);
         self.store = None;
         self.store = Some(open(&self.disk, &self.clock).unwrap());
