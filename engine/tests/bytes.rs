@@ -55,7 +55,8 @@ fn put(store: &Store, key: u32, len: usize) {
     store.commit(batch, CommitOptions::default()).unwrap();
 }
 
-/// A closed store with `sealed` sealed segments of about 25 frames, and some frames in the active one.
+/// A closed store with `sealed` sealed segments of about 25 frames, and some frames in the active
+/// one.
 fn closed(cluster: u8, sealed: usize) -> (MemFs, Contents) {
     let (fs, store) = new_store(cluster);
     let behind = format!("log/{:012}.seg", sealed + 1);

@@ -21,9 +21,9 @@ pub enum Crash {
     LoseUnsynced,
     /// Everything, as after the death of a process.
     KeepAll,
-    /// Each unsynced sector by the toss of a coin drawn from this seed; of the names that were made,
-    /// changed and taken away since their directory was synced, the first so many: a file system's
-    /// journal keeps their order.
+    /// Each unsynced sector by the toss of a coin drawn from this seed; of the names that were
+    /// made, changed and taken away since their directory was synced, the first so many: a file
+    /// system's journal keeps their order.
     Random(u64),
 }
 

@@ -189,8 +189,8 @@ impl Log {
             return Ok(None);
         }
         let preparation = match &mut ahead.next {
-            Some(preparation) => preparation,
-            none => none.insert(Preparation::begin(self, ordinal)?),
+            Some(preparation) if !preparation.is_spoiled() => preparation,
+            slot => slot.insert(Preparation::begin(self, ordinal)?),
         };
         if preparation.is_done() {
             return Ok(None);
@@ -212,7 +212,7 @@ impl Log {
         let ready = ahead
             .next
             .take()
-            .filter(|preparation| preparation.ordinal() == ordinal);
+            .filter(|ready| ready.ordinal() == ordinal && !ready.is_spoiled());
         let mut preparation = match ready {
             Some(preparation) => preparation,
             None => Preparation::begin(self, ordinal)?,

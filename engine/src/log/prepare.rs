@@ -30,6 +30,8 @@ pub(super) struct Preparation {
     file: Arc<dyn File>,
     zeros: AlignedBuf,
     zeroed: u64,
+    /// A sync of the file failed. It is not tried again: the next preparation makes a new file.
+    spoiled: bool,
 }
 
 /// What is prepared ahead of the log.
@@ -43,26 +45,27 @@ pub(super) struct Ahead {
 }
 
 impl Preparation {
-    /// Begins, or begins again, the file of segment `ordinal`. A file of this name holds no frame:
-    /// its header would have been found when the log was opened.
+    /// Begins the file of segment `ordinal`, anew if there is one of this name: that holds no
+    /// frame, since its header would have been found when the log was opened.
     pub(super) fn begin(log: &Log, ordinal: u64) -> Result<Self> {
         let name = file_name(ordinal);
         let fs = &*log.fs;
-        let doing = |error| Error::io(format_args!("prepare {}/{name}", fs.place()), error);
-        match fs.create(&name) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            other => drop(other.map_err(doing)?),
-        }
+        let make = || {
+            match fs.unlink(&name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            fs.create(&name).map(drop)
+        };
+        make().map_err(|error| Error::io(format_args!("prepare {}/{name}", fs.place()), error))?;
         let file = log.open_for_writing(ordinal)?;
-        if file.len_bytes().map_err(doing)? > log.segment_size {
-            file.set_len(log.segment_size).map_err(doing)?;
-        }
         Ok(Self {
             ordinal,
             segment_size: log.segment_size,
             file,
             zeros: AlignedBuf::zeroed(to_usize(STEP_LEN_MIN)),
             zeroed: 0,
+            spoiled: false,
         })
     }
 
@@ -72,6 +75,10 @@ impl Preparation {
 
     pub(super) const fn zeroed_bytes(&self) -> u64 {
         self.zeroed
+    }
+
+    pub(super) const fn is_spoiled(&self) -> bool {
+        self.spoiled
     }
 
     pub(super) const fn is_done(&self) -> bool {
@@ -85,8 +92,9 @@ impl Preparation {
             .next_multiple_of(STEP_LEN_MIN)
             .clamp(STEP_LEN_MIN, STEP_LEN_MAX);
         let end = self.segment_size.min(self.zeroed + len);
-        let write = || {
-            let mut at = self.zeroed;
+        let (zeroed, spoiled) = (self.zeroed, &mut self.spoiled);
+        let mut write = || {
+            let mut at = zeroed;
             while at < end {
                 let zeros = self.zeros.as_slice();
                 let rest = zeros.len().min(to_usize(end - at));
@@ -94,7 +102,7 @@ impl Preparation {
                 self.file.write_at(at, zeros)?;
                 at += zeros.len() as u64;
             }
-            self.file.sync()?;
+            self.file.sync().inspect_err(|_| *spoiled = true)?;
             if end == self.segment_size && !on(Bug::NoDirSync) {
                 fs.sync_dir(DIR)
             } else {

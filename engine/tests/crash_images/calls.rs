@@ -115,5 +115,5 @@ fn every_call_may_fail_once_or_for_good() {
         }
     }
     eprintln!("{runs} runs, each opened again from 4 images, 0 violations");
-    assert!(runs > 800, "{runs} runs");
+    assert!(runs > 600, "{runs} runs");
 }

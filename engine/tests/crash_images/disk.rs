@@ -291,8 +291,8 @@ impl Moments {
         units
     }
 
-    /// The disk as it is found after the power went: what was synced, and of the rest the units that
-    /// are kept.
+    /// The disk as it is found after the power went: what was synced, and of the rest the units
+    /// that are kept.
     pub(crate) fn image(&self, units: &[Unit], keeps: impl Fn(usize) -> bool) -> Disk {
         let mut files = self.durable.clone();
         for (number, unit) in units.iter().enumerate() {

@@ -20,7 +20,8 @@
 //! # Invariants and who checks them
 //! | | where |
 //! |---|---|
-//! | I1 durability | `world::settle`: what was fsynced is there after every start; the ledger's contents |
+//! | I1 durability | `world::settle`: what was fsynced is there after every start; the ledger's
+//! contents |
 //! | I2 one history | [`oracle`]: every frame of every log against the one that its writer formed |
 //! | I6 one writer | `world::answers`: who answers OK under which epoch, and nobody who is fenced |
 //! | I7 whole batches | [`reader`]: the three keys of a profile are read as one |
@@ -28,7 +29,8 @@
 //! | I9 real states | [`reader`]: every read against the state that the change feed describes |
 //! | I12 checked bytes | [`oracle`]: no log holds a frame that its writer never formed |
 //! | I13 one outcome | [`ledger`] |
-//! | I14 nothing lost | tails are cut only once they are kept aside, and only for an operator's act |
+//! | I14 nothing lost | tails are cut only once they are kept aside, and only for an operator's act
+//! |
 //! | I15 liveness | `world::rest` |
 //! | I17 no clock | the same seed under other dates takes the same decisions |
 
