@@ -23,7 +23,7 @@ pub use config::{ConfigFault, Congestion, DATA_STREAM_BYTES, LinkConfig};
 pub use error::{CloseCode, DataFault, LinkError, PeerRefusal, Refusal};
 pub use identity::{Identity, IdentityError, KEY_FILE_BYTES_MAX};
 pub use message::{LINK_VERSION, MESSAGE_BYTES_MAX, Message};
-pub use net::{NetHandle, NetThread, TaskPanic};
+pub use net::{NetHandle, NetThread, TaskPanic, panic_message};
 pub use peers::{
     PEER_NAME_BYTES_MAX, PEERS_FILE_BYTES_MAX, PEERS_MAX, Peer, PeerFault, Peers, PeersError,
 };

@@ -6,9 +6,9 @@ use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll};
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -62,14 +62,16 @@ impl NetThread {
         on_panic: impl Fn(TaskPanic) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let handle = NetHandle {
-            runtime: runtime.handle().clone(),
-            on_panic: Arc::new(on_panic),
-        };
+        let tasks = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || run(runtime, stopped))?;
+        let handle = NetHandle {
+            runtime: tasks,
+            thread: thread.thread().id(),
+            on_panic: Arc::new(on_panic),
+        };
         Ok(Self {
             handle,
             stop: Some(stop),
@@ -107,6 +109,7 @@ impl Drop for NetThread {
 #[derive(Clone)]
 pub struct NetHandle {
     runtime: Handle,
+    thread: ThreadId,
     on_panic: OnPanic,
 }
 
@@ -131,11 +134,16 @@ impl NetHandle {
         task: &'static str,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        self.start(task, future).await.ok()
+        let (answer, answered) = oneshot::channel();
+        self.spawn(task, async move {
+            let _ = answer.send(future.await);
+        });
+        answered.await.ok()
     }
 
     /// Runs a task on the network's thread and waits for its answer on this one; none if it
-    /// panicked or the thread ended.
+    /// panicked or the thread ended. Blocks: a task of another runtime may call it where it may
+    /// block.
     ///
     /// # Panics
     /// When called on the network's own thread, which would wait for itself.
@@ -144,19 +152,16 @@ impl NetHandle {
         task: &'static str,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
-        self.start(task, future).blocking_recv().ok()
-    }
-
-    fn start<T: Send + 'static>(
-        &self,
-        task: &'static str,
-        future: impl Future<Output = T> + Send + 'static,
-    ) -> oneshot::Receiver<T> {
-        let (answer, answered) = oneshot::channel();
+        assert_ne!(
+            thread::current().id(),
+            self.thread,
+            "the network's thread waits for its own task `{task}`"
+        );
+        let (answer, answered) = mpsc::channel();
         self.spawn(task, async move {
             let _ = answer.send(future.await);
         });
-        answered
+        answered.recv().ok()
     }
 }
 
@@ -180,7 +185,7 @@ impl Supervised {
             Err(payload) => {
                 let panic = TaskPanic {
                     task: self.task,
-                    message: message_of(&*payload),
+                    message: panic_message(&*payload),
                 };
                 tracing::error!(task = panic.task, message = %panic.message, "a task panicked");
                 let _ = catch_unwind(AssertUnwindSafe(|| (self.on_panic)(panic)));
@@ -218,7 +223,9 @@ impl Drop for Supervised {
     }
 }
 
-fn message_of(payload: &(dyn Any + Send)) -> String {
+/// What a panic said, from what it was caught with.
+#[must_use]
+pub fn panic_message(payload: &(dyn Any + Send)) -> String {
     if let Some(text) = payload.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = payload.downcast_ref::<String>() {
@@ -231,7 +238,6 @@ fn message_of(payload: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
 
     fn start() -> (NetThread, mpsc::Receiver<TaskPanic>) {
         let (report, reports) = mpsc::channel();

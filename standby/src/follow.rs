@@ -5,19 +5,26 @@ pub(crate) mod jobs;
 mod replay;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use outlast_engine::Store;
+use outlast_engine::format::Lsn;
 use outlast_proto::{ConflictKind, Hello, Nonce, Receiver, ReceiverEvent, ReceiverInput, Term};
 use outlast_shipper::drive::{LogReads, Wire, WireEvent, boot_time};
 use outlast_shipper::{CloseCode, LinkHandle};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
 
 use self::following::{FollowOutput, Following};
 use self::jobs::Done;
 use self::writer::LogWriter;
+use crate::error::{Error, Result};
+
+/// The name of the task that follows, by which its panic is reported.
+pub(crate) const TASK: &str = "follow";
 
 /// What a following node is told by the node around it.
 pub(crate) enum Command {
@@ -31,7 +38,7 @@ pub(crate) enum Command {
     HeardTerm(Term),
     /// Promotion begins: accept, echo and acknowledge nothing any more. Answered once everything
     /// that was received before is in the log.
-    Withdraw(oneshot::Sender<()>),
+    Withdraw(std::sync::mpsc::Sender<()>),
     /// The promotion was given up.
     Reinstate,
 }
@@ -50,35 +57,61 @@ pub(crate) trait FollowHooks: Send + Sync {
 pub(crate) struct Follower {
     commands: mpsc::UnboundedSender<Command>,
     receiver: Arc<Mutex<Receiver>>,
+    failure: Failure,
 }
 
+/// Why nothing more is followed, once that is so: the first reason stays.
+type Failure = Arc<OnceLock<String>>;
+
 impl Follower {
-    /// Starts to follow. The task runs until the handle is dropped.
+    /// Starts to follow. The task runs until the handle is dropped, and has said its last words
+    /// when it ends.
     pub(crate) fn start(
         net: &outlast_shipper::NetHandle,
         store: &Store,
         config: outlast_proto::Config,
         hooks: Arc<dyn FollowHooks>,
-    ) -> crate::error::Result<Self> {
+    ) -> Result<(Self, JoinHandle<()>)> {
         let following = Following::start(boot_time(), config, store)?;
         let receiver = following.receiver().clone();
         let (writer, done) = LogWriter::start(store.clone())
             .map_err(|error| outlast_engine::Error::io("start a thread", error))?;
         let (commands, to_obey) = mpsc::unbounded_channel();
+        let failure = Failure::default();
         let task = Task {
             following,
             reads: LogReads::new(store.clone()),
             session: None,
+            closing: JoinSet::new(),
             writer,
             hooks,
+            failure: failure.clone(),
         };
-        net.spawn("follow", task.run(to_obey, done));
-        Ok(Self { commands, receiver })
+        let task = net.spawn(TASK, task.run(to_obey, done));
+        let follower = Self {
+            commands,
+            receiver,
+            failure,
+        };
+        Ok((follower, task))
     }
 
-    /// Tells the task; `false` when it has ended.
-    pub(crate) fn tell(&self, command: Command) -> bool {
-        self.commands.send(command).is_ok()
+    /// Tells the task.
+    ///
+    /// # Errors
+    /// The command comes back when the task has ended.
+    pub(crate) fn tell(&self, command: Command) -> Result<(), Command> {
+        self.commands.send(command).map_err(|unsent| unsent.0)
+    }
+
+    /// Why nothing more is followed, if so: the log failed, or its thread did.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.get().cloned()
+    }
+
+    /// Whether the task has ended though this handle is there: it panicked.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.commands.is_closed()
     }
 
     /// What speaks for or against following whoever says this Hello.
@@ -99,6 +132,22 @@ impl Follower {
     pub(crate) fn silence(&self) -> Duration {
         self.receiver.lock().silence(boot_time())
     }
+
+    /// The same follower, told by way of somebody else.
+    #[cfg(test)]
+    pub(crate) fn behind(&self, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self {
+            commands,
+            receiver: self.receiver.clone(),
+            failure: self.failure.clone(),
+        }
+    }
+
+    /// Tells its receiver something behind the back of its task.
+    #[cfg(test)]
+    pub(crate) fn give(&self, input: ReceiverInput) {
+        self.receiver.lock().handle(boot_time(), input);
+    }
 }
 
 struct Task {
@@ -106,7 +155,10 @@ struct Task {
     writer: LogWriter,
     reads: LogReads,
     session: Option<Session>,
+    /// Links whose last words are on their way. Nothing waits for them but the end of this task.
+    closing: JoinSet<()>,
     hooks: Arc<dyn FollowHooks>,
+    failure: Failure,
 }
 
 struct Session {
@@ -121,7 +173,7 @@ impl Task {
         mut done: mpsc::UnboundedReceiver<Done>,
     ) {
         loop {
-            self.obey_all().await;
+            self.obey_all();
             let wake_at = self.following.poll_timeout();
             let next = {
                 let session = &mut self.session;
@@ -137,7 +189,7 @@ impl Task {
                     },
                     event = event(session) => Next::Wire(event),
                     (from, bytes) = self.reads.finished() => {
-                        self.following.read_done(from, bytes);
+                        self.read_done(from, bytes);
                         continue;
                     }
                     () = outlast_shipper::drive::sleep_until(wake_at) => {
@@ -146,10 +198,15 @@ impl Task {
                 }
             };
             match next {
-                Next::Done(done) => self.following.done(boot_time(), done),
+                Next::Done(done) => {
+                    if let Done::Failed(error) = &done {
+                        self.note_failure(error);
+                    }
+                    self.following.done(boot_time(), done);
+                }
                 Next::Timeout => self.give(ReceiverInput::Timeout),
                 Next::Wire(event) => self.wire(event),
-                Next::Command(command) => self.command(command).await,
+                Next::Command(command) => self.command(command),
             }
         }
     }
@@ -158,14 +215,26 @@ impl Task {
         self.following.handle(boot_time(), input);
     }
 
-    async fn command(&mut self, command: Command) {
+    fn read_done(&mut self, from: Lsn, bytes: outlast_engine::Result<Bytes>) {
+        if let Err(error) = &bytes {
+            self.note_failure(error);
+        }
+        self.following.read_done(from, bytes);
+    }
+
+    fn note_failure(&self, error: &outlast_engine::Error) {
+        self.failure
+            .get_or_init(|| Error::from(error.duplicate()).to_failure().what);
+    }
+
+    fn command(&mut self, command: Command) {
         match command {
             Command::Meet { wire, nonce, hello } => {
                 if let Some(old) = self.session.take() {
                     let handle = old.wire.handle();
                     handle.close(CloseCode::REPLACED, "a newer session took its place");
                     self.give(ReceiverInput::Disconnected { nonce: old.nonce });
-                    self.obey_all().await;
+                    self.obey_all();
                 }
                 let handle = wire.handle().clone();
                 let peer = handle.peer().node;
@@ -204,13 +273,13 @@ impl Task {
     }
 
     /// Does what the protocol asks until it asks nothing.
-    async fn obey_all(&mut self) {
+    fn obey_all(&mut self) {
         while let Some(output) = self.following.poll_output(boot_time()) {
-            self.obey(output).await;
+            self.obey(output);
         }
     }
 
-    async fn obey(&mut self, output: FollowOutput) {
+    fn obey(&mut self, output: FollowOutput) {
         match output {
             FollowOutput::Send(message) => {
                 if let Some(session) = &mut self.session
@@ -226,7 +295,7 @@ impl Task {
             }
             FollowOutput::Read { from, max_bytes } => {
                 if let Some(bytes) = self.reads.read(from, max_bytes) {
-                    self.following.read_done(from, bytes);
+                    self.read_done(from, bytes);
                 }
             }
             FollowOutput::Job(job) => self.writer.give(job),
@@ -236,24 +305,28 @@ impl Task {
                 if let Some(session) = self.session.take() {
                     tracing::info!(%reason, "the session with the primary is over");
                     self.hooks.link(None, Some(reason.to_string()));
-                    session
-                        .wire
-                        .close(CloseCode::DONE, &reason.to_string())
-                        .await;
+                    self.close(session, CloseCode::DONE, reason.to_string());
                 }
             }
         }
     }
 
+    /// Lets the last words of a session go. A peer that takes none holds nothing up meanwhile, a
+    /// withdrawal least of all.
+    fn close(&mut self, session: Session, code: CloseCode, reason: String) {
+        while self.closing.try_join_next().is_some() {}
+        let wire = session.wire;
+        self.closing
+            .spawn(async move { wire.close(code, &reason).await });
+    }
+
     async fn stop(mut self) {
         self.give(ReceiverInput::Stop);
-        self.obey_all().await;
+        self.obey_all();
         if let Some(session) = self.session.take() {
-            session
-                .wire
-                .close(CloseCode::STOPPING, "the node is closing")
-                .await;
+            self.close(session, CloseCode::STOPPING, "the node is closing".into());
         }
+        while self.closing.join_next().await.is_some() {}
     }
 }
 

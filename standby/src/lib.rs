@@ -2,6 +2,13 @@
 //!
 //! This is the one crate that a service adds: it re-exports the engine.
 
+// So that tests inside and outside share what they need.
+#[cfg(test)]
+extern crate self as outlast_standby;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 pub mod certificate;
 pub mod config;
 pub mod control;

@@ -4,14 +4,17 @@ mod net;
 mod promote;
 mod state;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::{Config, LogState, Store};
+use outlast_shipper::drive::SessionEnd;
 use outlast_shipper::{Identity, NetThread, Peer, Peers};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 
 pub use self::promote::promote_offline;
 use self::state::{PeerView, lag_sampler};
@@ -48,15 +51,21 @@ pub(crate) struct Inner {
     changing_role: Mutex<()>,
     /// Told when the store's positions or state move.
     changed: Arc<Notify>,
-    /// Told when the session with the standby must end.
-    session_ends: Arc<Notify>,
+    /// Told when the session with the standby must end, and why.
+    session_ends: watch::Sender<SessionEnd>,
     /// Told when there may be somebody to dial.
     dial: Notify,
     peer_view: Mutex<PeerView>,
     lag: Mutex<LagClock>,
     listening: Mutex<Option<std::net::SocketAddr>>,
     net: outlast_shipper::NetHandle,
+    /// The tasks that say last words when the node closes.
+    closing: Mutex<Vec<JoinHandle<()>>>,
+    /// What each task of the network said when it panicked.
+    panics: Panics,
 }
+
+type Panics = Arc<Mutex<BTreeMap<&'static str, String>>>;
 
 impl Node {
     /// Opens the node in `dir` and lets it run as what it last was.
@@ -77,8 +86,12 @@ impl Node {
             ..Config::default()
         };
         let store = Store::open(dir.root(), engine)?;
-        let net = NetThread::start("outlast-net", |panic| tracing::error!(%panic, "network"))
-            .map_err(|error| outlast_engine::Error::io("start the network's thread", error))?;
+        let panics = Panics::default();
+        let panicked = panics.clone();
+        let net = NetThread::start("outlast-net", move |panic| {
+            panicked.lock().insert(panic.task, panic.message);
+        })
+        .map_err(|error| outlast_engine::Error::io("start the network's thread", error))?;
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
         store.on_change(move || notify.notify_one());
@@ -91,12 +104,14 @@ impl Node {
             follower: Mutex::new(None),
             changing_role: Mutex::new(()),
             changed,
-            session_ends: Arc::new(Notify::new()),
+            session_ends: watch::Sender::new(SessionEnd::EpochBegins),
             dial: Notify::new(),
             peer_view: Mutex::new(PeerView::default()),
             lag: Mutex::new(LagClock::default()),
             listening: Mutex::new(None),
             net: net.handle(),
+            closing: Mutex::new(Vec::new()),
+            panics,
         });
         inner.take_up_role()?;
         net::start(&inner)?;
@@ -122,7 +137,9 @@ impl Node {
         self.inner.status()
     }
 
-    /// Promotes this node; see [`crate::certificate`]. Blocks until it is done.
+    /// Promotes this node; see [`crate::certificate`]. Blocks until it is done: for as long as the
+    /// disk takes, and for no peer. An async task calls it where it may block, as on
+    /// `tokio::task::spawn_blocking` with the node in an `Arc`.
     ///
     /// # Errors
     /// When the epoch cannot be made durable; the node is then still a standby. A refusal is no
@@ -153,8 +170,6 @@ impl Node {
 
     fn shut_down(&mut self) -> Result<()> {
         drop(self.control.take());
-        self.inner.session_ends.notify_one();
-        *self.inner.follower.lock() = None;
         let Some(net) = self.net.take() else {
             return Ok(());
         };
@@ -192,8 +207,9 @@ impl Inner {
 
     fn follow(self: &Arc<Self>) -> Result<()> {
         let hooks = Arc::new(net::Hooks::new(self));
-        let follower = Follower::start(&self.net, &self.store, self.protocol(), hooks)?;
+        let (follower, task) = Follower::start(&self.net, &self.store, self.protocol(), hooks)?;
         *self.follower.lock() = Some(Arc::new(follower));
+        self.closing.lock().push(task);
         Ok(())
     }
 
@@ -206,7 +222,7 @@ impl Inner {
             start = epoch.start,
             "this node takes writes again"
         );
-        self.session_ends.notify_one();
+        self.end_session();
         self.dial.notify_one();
         Ok(epoch)
     }

@@ -100,8 +100,11 @@ pub fn promote<C: Candidate>(node: &C, options: &PromoteOptions) -> Result<Promo
 pub fn standing_of(store: &Store, role: &Role) -> Standing {
     match role {
         Role::Primary => Standing::Primary,
-        Role::Standby if store.history().last().is_some() => Standing::Standby,
-        Role::Standby => Standing::Empty,
+        // One that cannot follow may be all that is left.
+        Role::Standby | Role::NotFollowing { .. } if store.history().last().is_some() => {
+            Standing::Standby
+        }
+        Role::Standby | Role::NotFollowing { .. } => Standing::Empty,
         Role::WaitingForPeer => Standing::Barred(
             "this node was the primary and waits to hear from its standby".to_owned(),
         ),

@@ -198,7 +198,7 @@ fn identity(store: &Store) -> Identity {
 }
 
 /// The highest term that a node ever heard of.
-fn heard(store: &Store) -> Term {
+pub(crate) fn heard(store: &Store) -> Term {
     store.term_heard().map_or_else(
         || Term::of(&store.history()),
         |heard| Term {

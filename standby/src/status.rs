@@ -15,6 +15,11 @@ pub enum Role {
     WaitingForPeer,
     /// It follows a primary, or waits for one.
     Standby,
+    /// It is a standby that takes nothing more from its primary until it is started again.
+    NotFollowing {
+        /// What failed.
+        reason: String,
+    },
     /// A newer term exists: it is readable and never writes again under its own.
     Fenced {
         /// The newer term.

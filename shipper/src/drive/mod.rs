@@ -9,6 +9,6 @@ mod wire;
 
 pub use boot_clock::boot_time;
 pub use reads::{LogReads, read_frames};
-pub use ship::{Ended, Shipment, ship, sleep_until};
+pub use ship::{Ended, SessionEnd, Shipment, ship, sleep_until};
 pub use shipping::{ShipHooks, ShipOutput, Shipping, primary_view};
 pub use wire::{Wire, WireEvent};

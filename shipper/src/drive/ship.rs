@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use outlast_engine::Store;
 use outlast_proto::{CloseReason, MonoTime, Sender, SenderInput};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::boot_clock::boot_time;
 use super::reads::LogReads;
@@ -21,10 +21,20 @@ pub struct Shipment {
     pub store: Store,
     /// Told whenever the store's positions or state moved.
     pub changed: Arc<Notify>,
-    /// Told when this node begins an epoch or stops: the session ends.
-    pub ended: Arc<Notify>,
+    /// Told when the session must end. What was told before it was subscribed to counts for
+    /// nothing.
+    pub ends: watch::Receiver<SessionEnd>,
     /// The node, called on the network's thread.
     pub hooks: Arc<dyn ShipHooks>,
+}
+
+/// Why a node ends its sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SessionEnd {
+    /// What the node may do has changed; another session may follow.
+    EpochBegins,
+    /// The node closes.
+    Stop,
 }
 
 /// How a session ended.
@@ -50,7 +60,7 @@ pub async fn ship(link: Link, sender: Sender, shipment: Shipment) -> Ended {
     let Shipment {
         store,
         changed,
-        ended,
+        mut ends,
         hooks,
     } = shipment;
     let mut wire = Wire::new(link);
@@ -83,7 +93,10 @@ pub async fn ship(link: Link, sender: Sender, shipment: Shipment) -> Ended {
         let wake_at = shipping.poll_timeout();
         let input = tokio::select! {
             biased;
-            () = ended.notified() => SenderInput::EpochBegins,
+            told = ends.changed() => match told {
+                Ok(()) if *ends.borrow() == SessionEnd::EpochBegins => SenderInput::EpochBegins,
+                _ => SenderInput::Stop,
+            },
             event = wire.event() => match event {
                 WireEvent::Message(message) => SenderInput::Message(message),
                 WireEvent::RunStart(header) => SenderInput::RunStart(header),

@@ -51,6 +51,8 @@ pub struct Shipping {
     store: Store,
     hooks: Arc<dyn ShipHooks>,
     replica: ReplicaPositions,
+    /// Whether `replica` says more than the store knows.
+    learnt: bool,
     /// What was done at once and is told once all outputs are taken.
     answers: VecDeque<SenderInput>,
 }
@@ -64,6 +66,7 @@ impl Shipping {
             store,
             hooks,
             replica: ReplicaPositions::default(),
+            learnt: false,
             answers: VecDeque::new(),
         }
     }
@@ -89,9 +92,11 @@ impl Shipping {
         loop {
             while let Some(output) = self.sender.poll_output() {
                 if let Some(output) = self.obey(output) {
+                    self.publish();
                     return Some(output);
                 }
             }
+            self.publish();
             let answer = self.answers.pop_front()?;
             self.sender.handle(now, answer);
         }
@@ -164,9 +169,16 @@ impl Shipping {
             SenderEvent::Applied(position) => self.replica.applied = *position,
             _ => return,
         }
-        // A session may report less than the one before; each part is told by an event of its own.
-        self.replica.received = self.replica.received.max(self.replica.durable);
-        self.store.set_replica_positions(self.replica);
+        self.learnt = true;
+    }
+
+    /// Shows what the standby reported. Each part comes by an event of its own, and all parts of
+    /// one report are shown as one: a session's first must not look like a standby that has applied
+    /// nothing.
+    fn publish(&mut self) {
+        if std::mem::take(&mut self.learnt) {
+            self.store.set_replica_positions(self.replica);
+        }
     }
 }
 

@@ -4,11 +4,14 @@
 //! Whatever waits when the writing thread comes round is done as one [`Round`]. Replay has a thread
 //! of its own, so that a standby that is behind is not held up by it: received and durable run
 //! ahead of applied.
+//!
+//! Whatever ends either thread early, a panic too, is told as [`Done::Failed`].
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use outlast_engine::Store;
+use outlast_engine::{ErrorKind, Store};
 use tokio::sync::mpsc as async_mpsc;
 
 use super::jobs::{Done, Job, Round};
@@ -31,7 +34,9 @@ impl LogWriter {
         let replay = Replay::start(store.clone(), tell.clone())?;
         let thread = std::thread::Builder::new()
             .name("outlast-follow".to_owned())
-            .spawn(move || run(&store, &replay, &to_do, &tell))?;
+            .spawn(move || {
+                tell_panic("writes", &tell, || run(&store, &replay, &to_do, &tell));
+            })?;
         Ok((
             Self {
                 jobs: Some(jobs),
@@ -41,24 +46,35 @@ impl LogWriter {
         ))
     }
 
-    /// Gives it a job.
+    /// Gives it a job, which is left undone when the thread has ended: it has said why.
     pub(super) fn give(&self, job: Job) {
-        let given = self.jobs.as_ref().map(|jobs| jobs.send(job).is_ok());
-        assert!(
-            given == Some(true),
-            "the thread that writes the log has ended early"
-        );
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(job);
+        }
     }
 }
 
 impl Drop for LogWriter {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that writes the log panicked");
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
+    }
+}
+
+/// Does the work of a thread, and tells of its panic.
+pub(super) fn tell_panic(
+    what_it_does: &str,
+    tell: &async_mpsc::UnboundedSender<Done>,
+    work: impl FnOnce(),
+) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+        let said = outlast_shipper::panic_message(&*panic);
+        let what = format!("the thread that {what_it_does} the log panicked: {said}");
+        let error = outlast_engine::Error::new(ErrorKind::Poisoned, what);
+        // Nobody listening means that the node is closing.
+        let _ = tell.send(Done::Failed(error));
     }
 }
 
@@ -83,5 +99,60 @@ fn run(
         if let Err(error) = round.finish(store, &mut tell) {
             tell(Done::Failed(error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use outlast_engine::clock::SystemClock;
+    use outlast_engine::format::Lsn;
+    use outlast_engine::fs::MemFs;
+    use outlast_engine::{Batch, CommitOptions, Config, InitOptions};
+
+    use super::*;
+
+    #[test]
+    fn a_panic_is_told_and_what_is_given_afterwards_is_left_undone() {
+        let primary = Store::open_in_memory().unwrap();
+        let mut batch = Batch::new();
+        batch
+            .put(&primary.keyspace("default").unwrap(), "key", "value")
+            .unwrap();
+        primary.commit(batch, CommitOptions::default()).unwrap();
+        let fs = Arc::new(MemFs::new());
+        let options = InitOptions {
+            cluster: primary.cluster(),
+            follower: true,
+            has_peer: true,
+            ..InitOptions::new("b")
+        };
+        Store::init_on(&*fs, &options).unwrap();
+        let clock = Arc::<SystemClock>::default();
+        let standby = Store::open_on(fs, clock, Config::default()).unwrap();
+        standby.begin_following().unwrap();
+        let mut cursor = primary.log_cursor(Lsn::ZERO).unwrap();
+        let run = cursor.next_up_to(Lsn(u64::MAX), 1 << 20).unwrap().unwrap();
+        let end = run.range().end;
+
+        let (writer, mut done) = LogWriter::start(standby).unwrap();
+        writer.give(Job::Append(run));
+        writer.give(Job::Sync);
+        while !matches!(done.blocking_recv().unwrap(), Done::Durable(_)) {}
+        writer.give(Job::ApplyTo(end));
+        while !matches!(done.blocking_recv().unwrap(), Done::Applied(_)) {}
+        // Nobody asks for this: readers have seen it.
+        writer.give(Job::Quarantine { from: Lsn::ZERO });
+        let Done::Failed(error) = done.blocking_recv().unwrap() else {
+            panic!("it did not fail")
+        };
+        assert!(error.to_string().contains("readers have seen"), "{error}");
+        let (barrier, passed) = mpsc::channel();
+        writer.give(Job::Barrier(Box::new(move || {
+            let _ = barrier.send(());
+        })));
+        assert!(passed.recv().is_err());
+        assert!(done.blocking_recv().is_none());
     }
 }

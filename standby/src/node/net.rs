@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use outlast_engine::format::EpochReason;
 use outlast_proto::{
-    ConflictKind, Hello, Meeting, Message, Mode, Nonce, ReceiverEvent, Refuse, Sender, SenderEvent,
-    Term,
+    ConflictKind, Hello, Meeting, Message, Mode, Nonce, ReceiverEvent, Refuse, RefuseReason,
+    Sender, SenderEvent, Term,
 };
-use outlast_shipper::drive::{Ended, ShipHooks, Shipment, Wire, WireEvent, boot_time, ship};
+use outlast_shipper::drive::{
+    Ended, SessionEnd, ShipHooks, Shipment, Wire, WireEvent, boot_time, ship,
+};
 use outlast_shipper::{
     Backoff, BackoffLimits, CloseCode, Endpoint, Link, LinkConfig, LinkHandle, Peer,
 };
@@ -20,6 +22,9 @@ use crate::roles;
 
 /// How long a peer that connected may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a session may take to end when the node closes.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How often the file of trusted peers is looked at.
 const LOOK_AT_PEERS_EVERY: Duration = Duration::from_secs(1);
@@ -47,20 +52,32 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
     inner
         .net
         .spawn("take in", take_in(Arc::downgrade(inner), endpoint.clone()));
-    inner
-        .net
-        .spawn("dial", dial(Arc::downgrade(inner), endpoint.clone()));
+    let dialling = dial(Arc::downgrade(inner), endpoint.clone());
+    let dialling = inner.net.spawn("dial", dialling);
+    inner.closing.lock().push(dialling);
     inner
         .net
         .spawn("peers", watch_peers(Arc::downgrade(inner), endpoint));
     Ok(())
 }
 
-/// Lets the last words of a session leave.
+/// Ends the session, whichever side of it this node is, and waits until its last words have left or
+/// the peer takes none.
 pub(super) fn stop(inner: &Arc<Inner>) {
-    inner.peer_view.lock().stopping = true;
+    inner.session_ends.send_replace(SessionEnd::Stop);
     inner.dial.notify_one();
-    inner.session_ends.notify_one();
+    *inner.follower.lock() = None;
+    let closing = std::mem::take(&mut *inner.closing.lock());
+    let closed = async move {
+        for task in closing {
+            // A task that panicked was reported.
+            let _ = task.await;
+        }
+    };
+    let within = async move { tokio::time::timeout(STOP_TIMEOUT, closed).await.is_ok() };
+    if inner.net.wait("stop", within) != Some(true) {
+        tracing::warn!("the session did not end in time: it is cut off");
+    }
 }
 
 /// Takes up what the file of trusted peers says, without a restart: a peer that is trusted now may
@@ -125,11 +142,17 @@ async fn greet(inner: Arc<Inner>, link: Link) {
     match (meeting, follower) {
         (Meeting::Follow | Meeting::Conflict { .. }, Some(follower)) => {
             let (wire, nonce) = (Box::new(wire), nonce());
-            follower.tell(Command::Meet {
-                wire,
-                nonce,
-                hello: Box::new(*hello),
-            });
+            let hello = Box::new(*hello);
+            let meet = Command::Meet { wire, nonce, hello };
+            if let Err(Command::Meet { wire, hello, .. }) = follower.tell(meet) {
+                let refuse = Refuse {
+                    dialler: hello.nonce,
+                    heard: roles::heard(&inner.store),
+                    node: inner.store.node(),
+                    reason: RefuseReason::LogFailed,
+                };
+                decline(*wire, refuse).await;
+            }
         }
         (Meeting::Follow, None) => {
             wire.close(CloseCode::DONE, "this node follows nobody")
@@ -137,8 +160,10 @@ async fn greet(inner: Arc<Inner>, link: Link) {
         }
         (Meeting::Refuse(refuse), _) => decline(wire, refuse).await,
         (Meeting::Hear { term, refuse }, follower) => {
-            if let Some(follower) = follower {
-                follower.tell(Command::HeardTerm(term));
+            if let Some(follower) = follower
+                && follower.tell(Command::HeardTerm(term)).is_err()
+            {
+                tracing::error!(%term, "not noted, since this node follows no longer");
             }
             decline(wire, refuse).await;
         }
@@ -166,7 +191,7 @@ async fn dial(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
     loop {
         let Some(node) = inner.upgrade() else { return };
         let Some((peer, address, mode)) = node.to_dial() else {
-            if node.peer_view.lock().stopping {
+            if node.is_stopping() {
                 return;
             }
             // Woken when the role changes; looks anyway now and then.
@@ -174,7 +199,12 @@ async fn dial(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
             continue;
         };
         let began = Instant::now();
-        let wait = match endpoint.dial(address, peer.node).await {
+        let mut ends = node.session_ends.subscribe();
+        let dialled = tokio::select! {
+            dialled = endpoint.dial(address, peer.node) => dialled,
+            _ = ends.wait_for(|end| *end == SessionEnd::Stop) => return,
+        };
+        let wait = match dialled {
             Ok(link) => {
                 run_session(&node, link, &peer, mode).await;
                 backoff.after_link(began.elapsed())
@@ -186,11 +216,19 @@ async fn dial(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
             }
         };
         drop(node);
-        tokio::time::sleep(wait).await;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = ends.wait_for(|end| *end == SessionEnd::Stop) => return,
+        }
     }
 }
 
 async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
+    // Before the facts are looked at: what makes them untrue ends the session.
+    let ends = node.session_ends.subscribe();
+    if node.is_stopping() {
+        return;
+    }
     {
         let mut view = node.peer_view.lock();
         view.link = Some(link.handle.clone());
@@ -203,7 +241,7 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
     let shipment = Shipment {
         store: node.store.clone(),
         changed: node.changed.clone(),
-        ended: node.session_ends.clone(),
+        ends,
         hooks: hooks.clone(),
     };
     let ended = ship(link, sender, shipment).await;
@@ -221,11 +259,21 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
 }
 
 impl Inner {
+    /// Ends the session with the standby, if there is one; another may follow.
+    pub(super) fn end_session(&self) {
+        self.session_ends
+            .send_if_modified(|end| *end == SessionEnd::EpochBegins);
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.session_ends.borrow() == SessionEnd::Stop
+    }
+
     /// Whom to dial now, and for what.
     fn to_dial(&self) -> Option<(Peer, std::net::SocketAddr, Mode)> {
         let peer = self.peer()?;
         let address = peer.address?;
-        if self.peer_view.lock().stopping {
+        if self.is_stopping() {
             return None;
         }
         let mode = roles::dial_mode(&self.role())?;
@@ -239,12 +287,12 @@ impl Inner {
 
     fn fence(&self, term: Term) {
         roles::fence(&self.store, term);
-        self.session_ends.notify_one();
+        self.end_session();
     }
 
     fn halt(&self, kind: &ConflictKind, heard: Term) {
         roles::halt(&self.store, kind, heard);
-        self.session_ends.notify_one();
+        self.end_session();
     }
 }
 

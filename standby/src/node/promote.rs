@@ -1,5 +1,6 @@
 //! Promotion: the shell around the decision.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use outlast_engine::LogState;
@@ -7,7 +8,6 @@ use outlast_engine::clock::{Clock, SystemClock};
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::{Config, Store};
 use outlast_shipper::drive::boot_time;
-use tokio::sync::oneshot;
 
 use super::Inner;
 use super::state::{as_ms, ms_since};
@@ -22,6 +22,9 @@ use crate::promotion::{
 };
 use crate::roles::was_writer;
 use crate::status::Role;
+
+#[cfg(test)]
+mod tests;
 
 impl Inner {
     /// Promotes this running node, or says why not.
@@ -46,9 +49,10 @@ impl Inner {
         Ok(certificate)
     }
 
+    /// A follower that has ended withdraws and reinstates nothing.
     fn tell_follower(&self, command: Command) {
         if let Some(follower) = &*self.follower.lock() {
-            follower.tell(command);
+            let _ = follower.tell(command);
         }
     }
 
@@ -100,10 +104,14 @@ impl Candidate for Inner {
     }
 
     fn withdraw(&self) -> Result<()> {
-        let (barrier, passed) = oneshot::channel();
+        let (barrier, passed) = mpsc::channel();
         self.tell_follower(Command::Withdraw(barrier));
-        passed.blocking_recv().map_err(|_| {
-            Error::refused("the task that follows the primary has ended: start the node again")
+        passed.recv().map_err(|_| {
+            let follower = self.follower.lock().clone();
+            let why = follower.and_then(|follower| self.not_following(&follower));
+            let why = why.unwrap_or_else(|| "it follows no longer".to_owned());
+            let error = Error::refused(format!("this node could not withdraw: {why}"));
+            error.hint("nothing was changed; end its process, then: outlast promote")
         })
     }
 

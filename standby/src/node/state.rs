@@ -8,6 +8,7 @@ use outlast_shipper::LinkHandle;
 use outlast_shipper::drive::boot_time;
 
 use super::Inner;
+use crate::follow::{self, Follower};
 use crate::roles;
 use crate::status::{Lag, PeerStatus, Role, Status};
 
@@ -25,13 +26,29 @@ pub(super) struct PeerView {
     pub(super) refusals: u64,
     /// What this primary remembers of its standby's acknowledgements in its own epoch.
     pub(super) remembered: Option<outlast_proto::AckMark>,
-    pub(super) stopping: bool,
 }
 
 impl Inner {
     pub(super) fn role(&self) -> Role {
-        let follows = self.follower.lock().is_some();
-        roles::role(&self.store, follows)
+        let follower = self.follower.lock().clone();
+        match roles::role(&self.store, follower.is_some()) {
+            Role::Standby => match follower.and_then(|follower| self.not_following(&follower)) {
+                Some(reason) => Role::NotFollowing { reason },
+                None => Role::Standby,
+            },
+            role => role,
+        }
+    }
+
+    /// Why a standby follows nobody any more, if so.
+    pub(super) fn not_following(&self, follower: &Follower) -> Option<String> {
+        follower.failure().or_else(|| {
+            follower.has_ended().then(|| {
+                let said = self.panics.lock().get(follow::TASK).cloned();
+                let said = said.unwrap_or_else(|| "the log of the process says why".to_owned());
+                format!("the task that follows has ended: {said}")
+            })
+        })
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -47,6 +64,11 @@ impl Inner {
             && !peer.connected
         {
             warnings.push(format!("no session with {}", peer.name));
+        }
+        for (task, said) in &*self.panics.lock() {
+            warnings.push(format!(
+                "the task `{task}` has panicked, a bug ({said}): start this process again"
+            ));
         }
         let recovered = self.store.recovered();
         if recovered.torn_bytes > 0 {
@@ -121,7 +143,7 @@ impl Inner {
                 let ms = as_ms(self.lag.lock().lag(now));
                 (positions.appended, positions.replicated, ms)
             }
-            Role::Standby => {
+            Role::Standby | Role::NotFollowing { .. } => {
                 let told = self.follower.lock().as_ref()?.status().told?;
                 (told.view.appended, positions.durable, 0)
             }
@@ -149,6 +171,11 @@ impl Inner {
                 Some("if the primary is lost: outlast promote --dry-run".to_owned())
             }
             Role::Standby => None,
+            Role::NotFollowing { .. } => Some(
+                "mend what failed, then start its process again; if the primary is lost: outlast \
+                 promote --dry-run"
+                    .to_owned(),
+            ),
             Role::Fenced { .. } => {
                 Some("send writes to the new primary; this node stays readable".to_owned())
             }

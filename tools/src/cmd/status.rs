@@ -69,7 +69,9 @@ fn text(status: &NodeStatus) -> String {
         ));
     }
     match &status.role {
-        Role::Conflict { what } | Role::Poisoned { reason: what } => {
+        Role::Conflict { what }
+        | Role::NotFollowing { reason: what }
+        | Role::Poisoned { reason: what } => {
             lines.push(format!("why      {what}"));
         }
         _ => {}
@@ -91,6 +93,7 @@ fn role(role: &Role) -> &'static str {
         Role::Primary => "primary",
         Role::WaitingForPeer => "WAITING",
         Role::Standby => "standby",
+        Role::NotFollowing { .. } => "FAILED",
         Role::Fenced { .. } => "FENCED",
         Role::Conflict { .. } => "CONFLICT",
         Role::Poisoned { .. } => "POISONED",
