@@ -2,6 +2,7 @@
 
 mod client;
 mod commits;
+mod outbox;
 pub mod protocol;
 mod reads;
 pub(crate) mod server;

@@ -10,11 +10,9 @@ use outlast_engine::{Batch, CommitFuture, CommitOptions, Level, LogState, Receip
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
+use super::outbox::Outbox;
 use super::protocol::{Answer, Failure, FailureKind, Reply, Stage, WireOp};
 use crate::error::{Error, Result, commit_failure};
-
-/// Answers on their way to one client.
-pub(super) type Outbox = mpsc::Sender<Answer>;
 
 /// Begins a commit. It is in the queue of the log when this returns, so that commits of one client
 /// keep their order.
@@ -133,14 +131,11 @@ impl Watch {
             after_us,
         };
         let last = watched.stages.is_empty();
-        tell(
-            &watched.outbox,
-            Answer {
-                id: watched.id,
-                last,
-                reply,
-            },
-        );
+        watched.outbox.tell(Answer {
+            id: watched.id,
+            last,
+            reply,
+        });
         if last {
             self.watched.fetch_sub(1, Ordering::Relaxed);
         } else {
@@ -162,14 +157,11 @@ impl Watch {
                 receipt: Some(watched.receipt),
             };
             let reply = Reply::Failed(failure);
-            tell(
-                &watched.outbox,
-                Answer {
-                    id: watched.id,
-                    last: true,
-                    reply,
-                },
-            );
+            watched.outbox.tell(Answer {
+                id: watched.id,
+                last: true,
+                reply,
+            });
         }
     }
 }
@@ -223,14 +215,6 @@ async fn follow_up(store: &Store, watch: &Watch, future: CommitFuture, mut watch
                 })
                 .await;
         }
-    }
-}
-
-/// Puts an answer in the outbox from where nothing may wait. A client that takes none of its
-/// answers is cut off rather than waited for.
-fn tell(outbox: &Outbox, answer: Answer) {
-    if let Err(mpsc::error::TrySendError::Full(_)) = outbox.try_send(answer) {
-        tracing::warn!("a client does not take its answers: they are dropped");
     }
 }
 

@@ -7,7 +7,7 @@ use outlast_engine::format::{Lsn, Op};
 use outlast_engine::{Receipt, Snapshot, Store};
 use sha2::{Digest, Sha256};
 
-use super::commits::Outbox;
+use super::outbox::Outbox;
 use super::protocol::{Answer, Ask, Reply, WireChange, WireOp};
 use crate::error::Result;
 
@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Answers one reading request. Blocks.
 pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Result<()> {
-    let tell = |reply, last| outbox.blocking_send(Answer { id, last, reply }).is_ok();
+    let tell = |reply, last| outbox.blocking_send(Answer { id, last, reply });
     match ask {
         Ask::Get { keyspace, key, at } => {
             let keyspace = store.find_keyspace(&keyspace)?;

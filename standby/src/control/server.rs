@@ -9,13 +9,14 @@ use std::time::Instant;
 
 use outlast_engine::format::{Envelope, Lsn};
 use outlast_engine::{Level, Receipt, Store};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::short_path;
-use super::commits::{self, Begun, Outbox, Watch, Watched};
+use super::commits::{self, Begun, Watch, Watched};
+use super::outbox::Outbox;
 use super::protocol::{self, Answer, Ask, Reply, Request, Stage};
 use super::reads;
 use crate::error::{Error, Result};
@@ -133,8 +134,7 @@ fn admit(stream: &UnixStream) -> std::result::Result<(), u32> {
 
 async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>) {
     let (reader, writer) = stream.into_split();
-    let (outbox, answers) = mpsc::channel(ANSWERS_MAX);
-    tokio::spawn(write_answers(writer, answers));
+    let outbox = Outbox::open(writer, ANSWERS_MAX);
     let Some(store) = node.upgrade().map(|node| node.store.clone()) else {
         return;
     };
@@ -151,29 +151,6 @@ struct Client {
     outbox: Outbox,
     /// Commits that have begun, in their order: they are answered in it too.
     begun: mpsc::Sender<Begun>,
-}
-
-async fn write_answers(mut writer: OwnedWriteHalf, mut answers: mpsc::Receiver<Answer>) {
-    let mut bytes = Vec::new();
-    while let Some(first) = answers.recv().await {
-        bytes.clear();
-        let mut next = Some(first);
-        // Whatever waits goes out by one write.
-        while let Some(answer) = next {
-            match protocol::encode(&answer) {
-                Ok(encoded) => bytes.extend_from_slice(&encoded),
-                Err(error) => tracing::error!(%error, "an answer could not be written"),
-            }
-            next = if bytes.len() < 1 << 20 {
-                answers.try_recv().ok()
-            } else {
-                None
-            };
-        }
-        if writer.write_all(&bytes).await.is_err() {
-            return;
-        }
-    }
 }
 
 async fn read_requests(
@@ -195,7 +172,12 @@ async fn read_requests(
             };
             handle(&node, request, client).await;
         }
-        if reader.read_buf(&mut buffer).await? == 0 {
+        let read = tokio::select! {
+            read = reader.read_buf(&mut buffer) => read?,
+            // It takes no answers, so it gets no more.
+            () = client.outbox.closed() => return Ok(()),
+        };
+        if read == 0 {
             return Ok(());
         }
     }
