@@ -142,6 +142,27 @@ impl Tail {
         changes.until(|| self.look()).await
     }
 
+    /// Waits until [`Tail::poll`] has something new to read, for as long as it takes, and reads
+    /// nothing itself: for a runtime that leaves the disk to other threads. Dropping it loses
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Closed` or `Poisoned` when nothing further can come.
+    pub async fn ready(&self) -> Result<()> {
+        let changes = self.store.shared.changes.clone();
+        changes.until(|| self.look_ahead()).await
+    }
+
+    fn look_ahead(&self) -> Option<Result<()>> {
+        let shared = &self.store.shared;
+        let ended = shared.ended();
+        let unread = shared.log.visible() > self.read_to;
+        if unread || !self.ready.is_empty() || self.fault.is_some() {
+            return Some(Ok(()));
+        }
+        ended.map(Err)
+    }
+
     fn look(&mut self) -> Option<Result<Committed>> {
         // Whether anything more can come is asked first: what came before is then not missed.
         let ended = self.store.shared.ended();

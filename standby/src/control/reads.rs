@@ -1,20 +1,51 @@
-//! Reading requests: each runs on a thread of its own and may answer in several pieces.
+//! Reading requests: each reads on a thread where it may block, may answer in several pieces, and
+//! waits, where it must, on none.
 
 use std::ops::Bound;
+use std::sync::Arc;
 use std::time::Duration;
 
 use outlast_engine::format::{Lsn, Op};
-use outlast_engine::{Receipt, Snapshot, Store};
+use outlast_engine::{Receipt, Snapshot, Store, Tail};
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 
 use super::outbox::Outbox;
-use super::protocol::{Answer, Ask, Reply, WireChange, WireOp};
-use crate::error::Result;
+use super::protocol::{Answer, Ask, FailureKind, Reply, WireChange, WireOp};
+use crate::error::{Error, Result};
 
 /// About so many bytes of entries or changes go into one answer.
 const PIECE_BYTES: usize = 256 << 10;
+/// Requests that are read at once; others wait for their turn.
+const READERS_MAX: usize = 64;
 /// How often a reader that follows looks whether its client is still there.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// The threads on which requests are read. They are less than the runtime has, so that what
+/// changes the node always finds one.
+#[derive(Clone)]
+pub(super) struct Readers(Arc<Semaphore>);
+
+impl Readers {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(READERS_MAX)))
+    }
+
+    /// Reads on one of the threads, once one is free.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let turn = self.0.clone().acquire_owned().await;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read()
+        });
+        let failed =
+            |error| Error::new(FailureKind::Failed, "the reading thread failed").because(error);
+        reading.await.map_err(failed)
+    }
+}
 
 /// Answers one reading request. Blocks.
 pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Result<()> {
@@ -79,16 +110,9 @@ pub(super) fn answer(store: &Store, id: u64, ask: Ask, outbox: &Outbox) -> Resul
                 true,
             );
         }
-        Ask::Tail { from, follow } => tail(store, from, follow, &tell)?,
+        Ask::Tail { from, .. } => tail(store, from, &tell)?,
         Ask::Receipt(receipt) => {
             tell(Reply::Receipt(store.receipt_status(&receipt)), true);
-        }
-        Ask::WaitApplied {
-            receipt,
-            timeout_ms,
-        } => {
-            wait(store, &receipt, timeout_ms)?;
-            tell(Reply::Done, true);
         }
         other => panic!("{other:?} is no reading request"),
     }
@@ -108,8 +132,12 @@ fn last_commit(store: &Store, lsn: Lsn) -> Result<Option<u64>> {
     Ok(next.map(|next| next.commit.saturating_sub(1)))
 }
 
-fn wait(store: &Store, receipt: &Receipt, timeout_ms: u64) -> Result<()> {
-    Ok(store.wait_applied(receipt, Duration::from_millis(timeout_ms))?)
+/// Waits until a commit is visible here. No thread waits meanwhile.
+pub(super) async fn wait_applied(store: Store, receipt: Receipt, timeout: Duration) -> Result<()> {
+    let applied = store.wait_applied_async(receipt);
+    let in_time = tokio::time::timeout(timeout, applied).await;
+    // A last look, which says what is missing.
+    Ok(in_time.unwrap_or_else(|_| store.wait_applied(&receipt, Duration::ZERO))?)
 }
 
 fn entries_of(
@@ -158,56 +186,91 @@ pub fn digest(
     Ok((keys, hex))
 }
 
-fn tail(store: &Store, from: Lsn, follow: bool, tell: &dyn Fn(Reply, bool) -> bool) -> Result<()> {
-    let mut tail = store.tail(from)?;
-    let mut piece = Vec::new();
-    let mut bytes = 0;
+/// Answers with the changes from a position on, as they come, until the client is gone. No thread
+/// waits meanwhile.
+pub(super) async fn follow(
+    store: Store,
+    readers: &Readers,
+    from: Lsn,
+    id: u64,
+    outbox: &Outbox,
+) -> Result<()> {
+    let tell = async |changes| {
+        let reply = Reply::Changes(changes);
+        let last = false;
+        outbox.send(Answer { id, last, reply }).await
+    };
+    let mut tail = readers.read(move || store.tail(from)).await??;
     loop {
-        let next = if follow && piece.is_empty() {
-            tail.next_timeout(LOOK_EVERY)?
-        } else {
-            tail.poll()?
+        let reading = move || {
+            let piece = piece(&mut tail);
+            (tail, piece)
         };
-        match next {
-            Some(commit) => {
-                bytes += 64;
-                let ops = commit.changes.iter().map(|change| {
-                    bytes += change.key.len() + change.value.len();
-                    let op = match change.op {
-                        Op::Put => WireOp::Put(change.key.to_vec(), change.value.to_vec()),
-                        _ => WireOp::Delete(change.key.to_vec()),
-                    };
-                    (change.keyspace.name().to_owned(), op)
-                });
-                let ops = ops.collect();
-                let receipt = Receipt {
-                    epoch: commit.epoch,
-                    lsn: commit.lsn,
-                    commit: commit.commit,
-                };
-                piece.push(WireChange {
-                    receipt,
-                    log_ms: commit.log_ms,
-                    ops,
-                });
-                if bytes >= PIECE_BYTES {
-                    bytes = 0;
-                    if !tell(Reply::Changes(std::mem::take(&mut piece)), false) {
-                        return Ok(());
-                    }
+        let (read, piece) = readers.read(reading).await?;
+        let (changes, more) = piece?;
+        tail = read;
+        if !tell(changes).await {
+            return Ok(());
+        }
+        if more {
+            continue;
+        }
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, tail.ready()).await {
+                Ok(ready) => {
+                    ready?;
+                    break;
                 }
-            }
-            None if !follow => {
-                tell(Reply::Changes(piece), true);
-                return Ok(());
-            }
-            None => {
-                bytes = 0;
-                // Also told when empty: that is how a client that is gone is noticed.
-                if !tell(Reply::Changes(std::mem::take(&mut piece)), false) {
-                    return Ok(());
-                }
+                // Told though it is empty: that is how a client that is gone is noticed.
+                Err(_) if tell(Vec::new()).await => {}
+                Err(_) => return Ok(()),
             }
         }
     }
+}
+
+fn tail(store: &Store, from: Lsn, tell: &dyn Fn(Reply, bool) -> bool) -> Result<()> {
+    let mut tail = store.tail(from)?;
+    loop {
+        let (changes, more) = piece(&mut tail)?;
+        if !tell(Reply::Changes(changes), !more) || !more {
+            return Ok(());
+        }
+    }
+}
+
+/// The next changes that go into one answer, and whether there may be more by now.
+fn piece(tail: &mut Tail) -> Result<(Vec<WireChange>, bool)> {
+    let mut piece = Vec::new();
+    let mut bytes = 0;
+    while bytes < PIECE_BYTES {
+        let commit = match tail.poll() {
+            Ok(Some(commit)) => commit,
+            Ok(None) => return Ok((piece, false)),
+            // What was read before the fault is still told.
+            Err(_) if !piece.is_empty() => break,
+            Err(error) => return Err(error.into()),
+        };
+        bytes += 64;
+        let ops = commit.changes.iter().map(|change| {
+            bytes += change.key.len() + change.value.len();
+            let op = match change.op {
+                Op::Put => WireOp::Put(change.key.to_vec(), change.value.to_vec()),
+                _ => WireOp::Delete(change.key.to_vec()),
+            };
+            (change.keyspace.name().to_owned(), op)
+        });
+        let ops = ops.collect();
+        let receipt = Receipt {
+            epoch: commit.epoch,
+            lsn: commit.lsn,
+            commit: commit.commit,
+        };
+        piece.push(WireChange {
+            receipt,
+            log_ms: commit.log_ms,
+            ops,
+        });
+    }
+    Ok((piece, true))
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use outlast_engine::format::{Envelope, Lsn};
 use outlast_engine::{Level, Receipt, Store};
@@ -18,7 +18,7 @@ use super::client::short_path;
 use super::commits::{self, Begun, Watch, Watched};
 use super::outbox::Outbox;
 use super::protocol::{self, Answer, Ask, Reply, Request, Stage};
-use super::reads;
+use super::reads::{self, Readers};
 use crate::error::{Error, Result};
 use crate::node::Inner;
 
@@ -106,17 +106,19 @@ async fn watch_commits(store: Store, watch: Arc<Watch>) {
 }
 
 async fn take_in(listener: &UnixListener, node: &Weak<Inner>, watch: &Arc<Watch>) {
+    let readers = Readers::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match admit(&stream) {
                 Ok(()) => {
-                    tokio::spawn(serve(stream, node.clone(), watch.clone()));
+                    let serving = serve(stream, node.clone(), watch.clone(), readers.clone());
+                    tokio::spawn(serving);
                 }
                 Err(who) => tracing::warn!(uid = who, "a stranger was turned away at the socket"),
             },
             Err(error) => {
                 tracing::error!(%error, "the control socket takes nobody in");
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }
     }
@@ -132,7 +134,7 @@ fn admit(stream: &UnixStream) -> std::result::Result<(), u32> {
     }
 }
 
-async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>) {
+async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>, readers: Readers) {
     let (reader, writer) = stream.into_split();
     let outbox = Outbox::open(writer, ANSWERS_MAX);
     let Some(store) = node.upgrade().map(|node| node.store.clone()) else {
@@ -140,15 +142,20 @@ async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>) {
     };
     let (begun, to_follow) = mpsc::channel(COMMITS_MAX);
     tokio::spawn(commits::follow_all(store, watch, to_follow));
-    let client = Client { outbox, begun };
+    let client = Client {
+        outbox,
+        readers,
+        begun,
+    };
     if let Err(error) = read_requests(reader, &node, &client).await {
         tracing::info!(%error, "a client of the control socket was cut off");
     }
 }
 
-/// What answers go through to one client.
+/// What serves one client.
 struct Client {
     outbox: Outbox,
+    readers: Readers,
     /// Commits that have begun, in their order: they are answered in it too.
     begun: mpsc::Sender<Begun>,
 }
@@ -251,16 +258,42 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &Client) {
                 .map(|epoch| Reply::Epoch(Box::new(epoch)))
         }),
         reading => {
-            let (store, outbox) = (node.store.clone(), outbox.clone());
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = reads::answer(&store, id, reading, &outbox) {
-                    let _ = outbox.blocking_send(Answer {
-                        id,
-                        last: true,
-                        reply: error.into(),
-                    });
+            let reading = read(node.store.clone(), id, reading, client);
+            tokio::spawn(reading);
+        }
+    }
+}
+
+/// Answers a request that changes nothing.
+fn read(store: Store, id: u64, ask: Ask, client: &Client) -> impl Future<Output = ()> + use<> {
+    let (outbox, readers) = (client.outbox.clone(), client.readers.clone());
+    async move {
+        let last = true;
+        let answered = match ask {
+            Ask::Tail { from, follow: true } => {
+                reads::follow(store, &readers, from, id, &outbox).await
+            }
+            Ask::WaitApplied {
+                receipt,
+                timeout_ms,
+            } => {
+                let timeout = Duration::from_millis(timeout_ms);
+                let applied = reads::wait_applied(store, receipt, timeout).await;
+                if applied.is_ok() {
+                    let reply = Reply::Done;
+                    outbox.send(Answer { id, last, reply }).await;
                 }
-            });
+                applied
+            }
+            ask => {
+                let outbox = outbox.clone();
+                let read = readers.read(move || reads::answer(&store, id, ask, &outbox));
+                read.await.and_then(|answered| answered)
+            }
+        };
+        if let Err(error) = answered {
+            let reply = error.into();
+            outbox.send(Answer { id, last, reply }).await;
         }
     }
 }
