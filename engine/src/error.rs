@@ -43,6 +43,8 @@ pub enum ErrorKind {
     Timeout,
     /// The store was closed while the call waited.
     Closed,
+    /// A commit before it in its pipeline failed, so it was not tried.
+    Skipped,
 }
 
 /// An error of the engine: what happened, of which kind, and from what it came.

@@ -79,8 +79,8 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CommitFuture, CommitOptions, Group, Level, LogCursor, LogState, LogView, Positions,
-    ProtectionMark, Recovered, ReplicaPositions, TermMark, about,
+    About, CommitFuture, CommitOptions, Group, Level, LogCursor, LogState, LogView, Pipeline,
+    Positions, ProtectionMark, Recovered, ReplicaPositions, TermMark, about,
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};

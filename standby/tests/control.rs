@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use outlast_standby::certificate::Outcome;
 use outlast_standby::control::Client;
-use outlast_standby::control::protocol::{Ask, Reply};
+use outlast_standby::control::protocol::{Ask, FailureKind, Reply, WireOp};
 use outlast_standby::engine::{Level, Lsn, Receipt};
 
-use support::{Pair, options, put};
+use support::{Pair, keys, options, put};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -99,4 +99,55 @@ fn a_reader_that_follows_sees_every_commit_as_it_comes() {
             break;
         }
     }
+}
+
+#[test]
+fn behind_a_commit_that_was_refused_no_pipelined_one_is_taken() {
+    let (pair, a, _b) = Pair::met();
+    let mut client = Client::connect(&pair.path("a")).unwrap();
+    // The frames of this pair have room for 64 KiB, and no keyspace has an empty name.
+    let long = vec![7; 100 << 10];
+    let commits = [
+        ("default", "taken", &b"1"[..], true),
+        ("default", "too long", &long, true),
+        ("default", "skipped", b"1", true),
+        ("default", "another", b"1", false),
+        ("", "no such keyspace", b"1", true),
+        ("default", "skipped too", b"1", true),
+    ];
+    for (keyspace, key, value, pipelined) in commits {
+        let commit = Ask::Commit {
+            keyspace: keyspace.to_owned(),
+            ops: vec![WireOp::Put(key.into(), value.into())],
+            level: Level::Local,
+            trace: false,
+            pipelined,
+        };
+        client.send(commit).unwrap();
+    }
+    let mut answers: Vec<_> = commits.iter().map(|_| client.answer().unwrap()).collect();
+    answers.sort_by_key(|answer| answer.id);
+    let ends = answers.into_iter().map(|answer| match answer.reply {
+        Reply::Reached { .. } => None,
+        Reply::Failed(failure) => Some(failure.kind),
+        other => panic!("{other:?}"),
+    });
+    let (usage, refused) = (Some(FailureKind::Usage), Some(FailureKind::Refused));
+    assert_eq!(
+        ends.collect::<Vec<_>>(),
+        [None, usage, refused, None, usage, refused]
+    );
+    // A pipeline that fails before the log is asked.
+    let mut client = Client::connect(&pair.path("a")).unwrap();
+    for (keyspace, key) in [("", "refused"), ("default", "skipped as well")] {
+        let commit = Ask::Commit {
+            keyspace: keyspace.to_owned(),
+            ops: vec![WireOp::Put(key.into(), b"1".into())],
+            level: Level::Local,
+            trace: false,
+            pipelined: true,
+        };
+        assert!(client.ask_one(commit).is_err());
+    }
+    assert_eq!(keys(&a), ["another", "one", "taken"]);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::levels::{CommitOptions, Finished, Level};
+use super::pipeline::{Pipeline, Place};
 use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
 use super::writer::Writer;
 use super::{FrameSink, Log, LogState};
@@ -46,10 +47,15 @@ pub(super) struct Pending {
     bytes: Vec<u8>,
     level: Level,
     waiter: Option<Arc<Waiter>>,
+    /// Its place in the pipeline that it belongs to, if any.
+    place: Option<Place>,
 }
 
 impl Pending {
     pub(super) fn fail(self, error: &Error, finished: &mut Finished) {
+        if let Some(place) = &self.place {
+            place.fail();
+        }
         if let Some(waiter) = self.waiter {
             finished.push(waiter, Err(CommitError::Failed(error.duplicate())));
         }
@@ -89,17 +95,42 @@ impl Log {
         batch: Vec<u8>,
         options: CommitOptions,
     ) -> CommitFuture {
+        self.begin(batch, options, None)
+    }
+
+    /// The same, unless a commit before it in its pipeline has failed.
+    pub(crate) fn commit_behind(
+        self: &Arc<Self>,
+        pipeline: &mut Pipeline,
+        batch: Vec<u8>,
+        options: CommitOptions,
+    ) -> CommitFuture {
+        self.begin(batch, options, Some(pipeline.take_place()))
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        batch: Vec<u8>,
+        options: CommitOptions,
+        place: Option<Place>,
+    ) -> CommitFuture {
         let waiter = Waiter::new(false);
         let pending = Pending {
             kind: FrameKind::Batches,
             bytes: batch,
             level: options.level,
             waiter: Some(waiter.clone()),
+            place: place.clone(),
         };
         match self.enqueue(pending) {
             Ok(true) => self.lead_elsewhere(),
             Ok(false) => {}
-            Err(error) => waiter.finish(Err(CommitError::Failed(error))),
+            Err(error) => {
+                if let Some(place) = place {
+                    place.fail();
+                }
+                waiter.finish(Err(CommitError::Failed(error)));
+            }
         }
         CommitFuture::new(waiter, self.clone())
     }
@@ -116,6 +147,7 @@ impl Log {
             bytes: batch,
             level: options.level,
             waiter: Some(waiter.clone()),
+            place: None,
         };
         match self.enqueue(pending) {
             // Nobody is told to lead: that is for the caller.
@@ -140,6 +172,7 @@ impl Log {
             bytes: Vec::new(),
             level: Level::Local,
             waiter: None,
+            place: None,
         };
         // One that cannot be queued is not needed: the log is no longer written.
         if let Ok(true) = self.enqueue(pending) {
@@ -161,6 +194,7 @@ impl Log {
             bytes,
             level: options.level,
             waiter: Some(waiter.clone()),
+            place: None,
         };
         match self.enqueue(pending) {
             Ok(true) => self.lead_group(),
@@ -321,6 +355,7 @@ impl Log {
         group: Vec<Pending>,
         finished: &mut Finished,
     ) -> Option<Formed> {
+        let group = in_place(group, finished);
         let kind = group.first()?.kind;
         let payload_len: usize = group.iter().map(|pending| pending.bytes.len()).sum();
         let ready = self
@@ -415,5 +450,90 @@ impl Log {
         if !self.lane.lead() {
             self.lead_group();
         }
+    }
+}
+
+/// Those of a group behind which no commit of their pipeline has failed. Groups are formed one at a
+/// time and in the order of the queue, so what came before has its fate by now.
+fn in_place(group: Vec<Pending>, finished: &mut Finished) -> Vec<Pending> {
+    let check = |pending: &Pending| pending.place.as_ref().map_or(Ok(()), Place::check);
+    if group.iter().all(|pending| check(pending).is_ok()) {
+        return group;
+    }
+    let mut kept = Vec::with_capacity(group.len());
+    for pending in group {
+        match check(&pending) {
+            Ok(()) => kept.push(pending),
+            Err(error) => pending.fail(&error, finished),
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::format::EpochReason;
+    use crate::fs::MemFs;
+    use crate::{Batch, Config, InitOptions, Store};
+
+    const VALUE_LEN: usize = 12_000;
+
+    fn outcome(future: CommitFuture) -> Result<Receipt, CommitError> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => panic!("it has not ended"),
+        }
+    }
+
+    #[test]
+    fn a_pipeline_ends_with_its_first_failure_though_the_cause_has_passed() {
+        let fs = MemFs::new();
+        let options = InitOptions {
+            segment_size: 64 << 10,
+            ..InitOptions::new("a")
+        };
+        Store::init_on(&fs, &options).unwrap();
+        let config = Config {
+            background: false,
+            ..Config::default()
+        };
+        let store =
+            Store::open_on(Arc::new(fs.clone()), Arc::<SystemClock>::default(), config).unwrap();
+        store.begin_epoch(EpochReason::Init, "").unwrap();
+        let keyspace = store.keyspace("default").unwrap();
+        let batch = || {
+            let mut batch = Batch::new();
+            batch.put(&keyspace, "key", vec![7; VALUE_LEN]).unwrap();
+            batch
+        };
+        let log = &store.shared.log;
+        while log.segments.last().unwrap().room() > 2 * VALUE_LEN as u64 {
+            store.commit(batch(), CommitOptions::default()).unwrap();
+        }
+        // All are in the queue before the first of them is formed; two do not fit in a frame.
+        log.queue.lock().led = true;
+        let mut pipeline = Pipeline::default();
+        let mut behind = || store.commit_behind(&mut pipeline, batch(), CommitOptions::default());
+        let (fits, refused, skipped) = (behind(), behind(), behind());
+        let other = store.commit_async(batch(), CommitOptions::default());
+        // The first one's write and fsync, then the making of the next segment.
+        fs.fail_at(fs.operations() + 3, std::io::ErrorKind::StorageFull);
+        log.lead_group();
+        let late = behind();
+
+        let fits = outcome(fits).unwrap();
+        let kinds = [refused, skipped, late].map(|future| match outcome(future) {
+            Err(CommitError::Failed(error)) => error.kind(),
+            other => panic!("{other:?}"),
+        });
+        let skipped = ErrorKind::Skipped;
+        assert_eq!(kinds, [ErrorKind::DiskFull, skipped, skipped]);
+        assert_eq!(outcome(other).unwrap().commit, fits.commit + 1);
     }
 }

@@ -19,6 +19,7 @@ mod levels;
 mod manifest;
 mod mark;
 mod open;
+mod pipeline;
 mod positions;
 mod prepare;
 mod recovery;
@@ -56,6 +57,7 @@ pub use group::Group;
 pub use levels::{CommitOptions, Level};
 pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
+pub use pipeline::Pipeline;
 pub use positions::Positions;
 pub use waiter::CommitFuture;
 

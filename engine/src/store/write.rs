@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::error::{CommitError, Error, ErrorKind, Result};
 use crate::format::{EpochReason, EpochRecord, FrameKind};
 use crate::keyspace::Keyspace;
-use crate::log::{CommitFuture, CommitOptions, Group, LogState};
+use crate::log::{CommitFuture, CommitOptions, Group, LogState, Pipeline};
 use crate::receipt::Receipt;
 
 impl Store {
@@ -94,6 +94,26 @@ impl Store {
         match batch.finish(tag) {
             Ok(bytes) => self.log().commit_async(bytes, options),
             Err(error) => self.log().refuse_async(error),
+        }
+    }
+
+    /// [`Store::commit_async`], behind all commits of a pipeline: it fails when one of them did.
+    ///
+    /// # Errors
+    /// The future ends as [`Store::commit`] does, or `Failed` with `Skipped`.
+    pub fn commit_behind(
+        &self,
+        pipeline: &mut Pipeline,
+        batch: Batch,
+        options: CommitOptions,
+    ) -> CommitFuture {
+        let tag = self.shared.state.catalogue.tag();
+        match batch.finish(tag) {
+            Ok(bytes) => self.log().commit_behind(pipeline, bytes, options),
+            Err(error) => {
+                pipeline.fail();
+                self.log().refuse_async(error)
+            }
         }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::Instant;
 
 use outlast_engine::format::Lsn;
-use outlast_engine::{Batch, CommitFuture, CommitOptions, Level, LogState, Receipt, Store};
+use outlast_engine::{
+    Batch, CommitFuture, CommitOptions, Level, LogState, Pipeline, Receipt, Store,
+};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
@@ -16,7 +18,12 @@ use crate::error::{Error, Result, commit_failure};
 
 /// Begins a commit. It is in the queue of the log when this returns, so that commits of one client
 /// keep their order.
-pub(super) fn begin(store: &Store, keyspace: &str, ops: &[WireOp]) -> Result<CommitFuture> {
+pub(super) fn begin(
+    store: &Store,
+    keyspace: &str,
+    ops: &[WireOp],
+    pipeline: Option<&mut Pipeline>,
+) -> Result<CommitFuture> {
     let keyspace = store.keyspace(keyspace)?;
     let mut batch = Batch::new();
     for op in ops {
@@ -26,7 +33,11 @@ pub(super) fn begin(store: &Store, keyspace: &str, ops: &[WireOp]) -> Result<Com
         }
     }
     // Further stages are watched here, so that one commit can report them all.
-    Ok(store.commit_async(batch, CommitOptions::default()))
+    let options = CommitOptions::default();
+    Ok(match pipeline {
+        Some(pipeline) => store.commit_behind(pipeline, batch, options),
+        None => store.commit_async(batch, options),
+    })
 }
 
 /// The last stage that a level waits for.

@@ -49,6 +49,9 @@ pub enum Ask {
         level: Level,
         /// Whether to report every stage that the commit reaches, the standby's included.
         trace: bool,
+        /// Whether to refuse it once an earlier one of this connection that was asked so has
+        /// failed: what gets into the log of such commits is always a prefix.
+        pipelined: bool,
     },
     /// The value of a key. Answered by [`Reply::Value`].
     Get {

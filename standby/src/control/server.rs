@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use outlast_engine::format::{Envelope, Lsn};
-use outlast_engine::{Level, Receipt, Store};
+use outlast_engine::{Level, Pipeline, Receipt, Store};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -146,8 +146,9 @@ async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>, readers
         outbox,
         readers,
         begun,
+        pipeline: Pipeline::default(),
     };
-    if let Err(error) = read_requests(reader, &node, &client).await {
+    if let Err(error) = read_requests(reader, &node, client).await {
         tracing::info!(%error, "a client of the control socket was cut off");
     }
 }
@@ -158,12 +159,14 @@ struct Client {
     readers: Readers,
     /// Commits that have begun, in their order: they are answered in it too.
     begun: mpsc::Sender<Begun>,
+    /// The commits that ask for it.
+    pipeline: Pipeline,
 }
 
 async fn read_requests(
     mut reader: OwnedReadHalf,
     node: &Weak<Inner>,
-    client: &Client,
+    mut client: Client,
 ) -> io::Result<()> {
     let mut buffer = bytes::BytesMut::with_capacity(64 << 10);
     loop {
@@ -177,7 +180,7 @@ async fn read_requests(
             let Some(node) = node.upgrade() else {
                 return Ok(());
             };
-            handle(&node, request, client).await;
+            handle(&node, request, &mut client).await;
         }
         let read = tokio::select! {
             read = reader.read_buf(&mut buffer) => read?,
@@ -190,8 +193,8 @@ async fn read_requests(
     }
 }
 
-async fn handle(node: &Arc<Inner>, request: Request, client: &Client) {
-    let outbox = &client.outbox;
+async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
+    let outbox = &client.outbox.clone();
     let Request { id, ask } = request;
     match ask {
         Ask::Status => {
@@ -209,13 +212,16 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &Client) {
             ops,
             level,
             trace,
+            pipelined,
         } => {
             let since = Instant::now();
+            let mut pipeline = pipelined.then_some(&mut client.pipeline);
             let begun = if level != Level::Local && node.config.peer.is_none() {
                 let what = "this node has no peer, so no commit of it is ever replicated";
                 Err(Error::refused(what).hint("commit at level local"))
             } else {
-                commits::begin(&node.store, &keyspace, &ops)
+                let pipeline = pipeline.as_deref_mut();
+                commits::begin(&node.store, &keyspace, &ops, pipeline)
             };
             let stages = stages(commits::stage_of(level), trace);
             match begun {
@@ -238,6 +244,9 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &Client) {
                     let _ = client.begun.send((future, watched)).await;
                 }
                 Err(error) => {
+                    if let Some(pipeline) = pipeline {
+                        pipeline.fail();
+                    }
                     let _ = outbox
                         .send(Answer {
                             id,

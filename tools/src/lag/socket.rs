@@ -112,6 +112,7 @@ fn send(client: &mut Client, load: &Load, asked: &Asked, origin: Instant) -> Res
             )],
             level: load.level,
             trace: true,
+            pipelined: false,
         };
         // The lock is held meanwhile, so that no answer is met whose request is not noted.
         asked.with(|asked| client.send(ask).map(|id| asked.insert(id, intended)))?;

@@ -22,20 +22,16 @@ impl Gate {
         Self { max, state, moved }
     }
 
-    /// Waits for room, or (`alone`) until nothing else is in flight. `false` once it is closed.
-    pub(super) fn enter(&self, alone: bool) -> bool {
-        let max = if alone { 1 } else { self.max };
-        let mut state = self.wait_below(max);
+    /// Waits for room. `false` once it is closed.
+    pub(super) fn enter(&self) -> bool {
+        let full = |state: &mut State| state.in_flight >= self.max && !state.closed;
+        let waited = self.moved.wait_while(self.lock(), full);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         if state.closed {
             return false;
         }
         state.in_flight += 1;
         true
-    }
-
-    /// Waits until nothing is in flight. `false` once it is closed.
-    pub(super) fn empty(&self) -> bool {
-        !self.wait_below(1).closed
     }
 
     /// Waits until `moment`. `false` once it is closed.
@@ -60,12 +56,6 @@ impl Gate {
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.moved.notify_all();
-    }
-
-    fn wait_below(&self, max: usize) -> MutexGuard<'_, State> {
-        let blocked = |state: &mut State| state.in_flight >= max && !state.closed;
-        let waited = self.moved.wait_while(self.lock(), blocked);
-        waited.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -6,7 +6,6 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use outlast_engine::format::limits::{SEGMENT_SIZE_MIN, frame_len_max};
 use outlast_engine::{Level, Receipt};
 use outlast_standby::Error as NodeError;
 use outlast_standby::control::protocol::{Ask, Reply, WireOp};
@@ -14,12 +13,6 @@ use outlast_standby::control::{self, Answers, Client};
 
 use super::gate::Gate;
 use super::input::{InputError, LoadBatch, Operation};
-
-/// A batch that might not fit into a frame of some cluster travels alone, so that nothing behind it
-/// is committed when it is refused. This is half the least limit; the rest is for overhead.
-const ALONE_FROM_BYTES: u64 = frame_len_max(SEGMENT_SIZE_MIN) / 2;
-/// What an operation takes in a frame beside its key and value, at most.
-const OPERATION_OVERHEAD: usize = 32;
 
 /// How to load.
 #[derive(Clone, Debug)]
@@ -147,9 +140,7 @@ fn send(
             }
         }
         let operations = batch.operations.len();
-        let len_bytes = batch.len_bytes() + operations * OPERATION_OVERHEAD;
-        let alone = len_bytes as u64 >= ALONE_FROM_BYTES;
-        if !gate.enter(alone) {
+        if !gate.enter() {
             break;
         }
         let ask = Ask::Commit {
@@ -157,6 +148,8 @@ fn send(
             ops: batch.operations.into_iter().map(wire).collect(),
             level: options.level,
             trace: false,
+            // What is loaded is a prefix of the input, whatever is refused and why.
+            pipelined: true,
         };
         let id = match node.send(ask) {
             Ok(id) => id,
@@ -176,7 +169,7 @@ fn send(
             batch,
             operations,
         });
-        if announced.is_err() || (alone && !gate.empty()) {
+        if announced.is_err() {
             break;
         }
     }
@@ -288,7 +281,6 @@ impl<'a, F: FnMut(&Acknowledged) -> io::Result<()>> Taker<'a, F> {
                 End::Gone(io::Error::other(message))
             }
         };
-        // Closed before this commit leaves: nothing is sent behind one that was refused alone.
         self.gate.close();
         self.answered.end.get_or_insert(end);
     }
