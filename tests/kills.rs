@@ -7,11 +7,15 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use outlast_standby::control::Client;
+use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_tools::load::{LedgerLine, LoadBatch};
 use outlast_tools::model;
-use outlast_tools::pair::NodeProcess;
+use outlast_tools::pair::{NodeProcess, PATIENCE};
 use rustix::process::{Pid, Signal, kill_process};
 use support::{Site, batches, history};
 
@@ -249,4 +253,72 @@ fn both_killed_under_load_come_back_with_all_that_was_acknowledged() {
         support::ended(&site.load(&pair.a, &round.input, &rest), 0);
         assert_eq!((round.prefix(&a), round.prefix(&b)), (BATCHES, BATCHES));
     }
+}
+
+/// Waits until something holds; answers whether it does.
+fn holds(mut look: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !look() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    true
+}
+
+/// Whether a process runs: one that nobody has reaped yet does not.
+fn runs(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat
+        .rsplit(") ")
+        .next()
+        .and_then(|rest| rest.chars().next());
+    state.is_some_and(|state| state != 'Z')
+}
+
+fn pid(dir: &Path) -> Option<u32> {
+    match Client::connect(dir).ok()?.ask_one(Ask::Status).ok()? {
+        Reply::Status(status) => status.pid,
+        _ => None,
+    }
+}
+
+#[test]
+fn the_nodes_of_a_demo_that_is_killed_end_with_it() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("demo");
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_outlast"))
+        .args(["demo", "--seed", "1", "--keep"])
+        .arg(&dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // The second one starts last, and nobody kills it.
+    let mut node = None;
+    let started = holds(|| {
+        node = pid(&dir.join("b"));
+        node.is_some()
+    });
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    assert!(started, "the demo started no node");
+    let node = node.unwrap();
+    let ended = holds(|| !runs(node));
+    if !ended {
+        let pid = Pid::from_raw(i32::try_from(node).unwrap()).unwrap();
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    assert!(ended, "node {node} outlived the demo");
+}
+
+#[test]
+fn a_node_whose_parent_has_ended_already_does_not_start() {
+    let site = Site::new(SEGMENT_SIZE);
+    let mut command = site.pair.command(&site.pair.a, ["serve"]);
+    // Nobody but the first process is this one's parent by that number.
+    let output = command.env("OUTLAST_PARENT", "1").output().unwrap();
+    let said = support::ended(&output, 1);
+    assert!(said.contains("has ended"), "{said}");
 }

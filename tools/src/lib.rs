@@ -7,9 +7,10 @@
 //! - [`pair`]: two nodes as processes of their own on this machine, and what is done to them.
 //! - [`model`], [`profiles`]: what a state must be, told without any code of the engine.
 //! - [`report`]: reports on disk and the comparison of two of them.
-//! - [`machine`], [`process`], [`summary`] and [`units`]: what they share.
+//! - [`child`], [`machine`], [`process`], [`summary`] and [`units`]: what they share.
 //! - [`exit`]: the exit codes of the binary, for programs that start it.
 
+pub mod child;
 pub mod exit;
 pub mod floor;
 pub mod lag;

@@ -21,6 +21,7 @@ use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::status::Status;
 use outlast_standby::{Card, NewNode, NodeDir, card, init};
 
+use crate::child::end_with_this;
 use crate::exit::Exit;
 use crate::model::State;
 
@@ -136,7 +137,7 @@ impl Pair {
         Ok(card)
     }
 
-    /// Starts a node and waits until it answers.
+    /// Starts a node and waits until it answers. It does not outlive the thread that starts it.
     pub fn start(&self, node: &NodePlace) -> Result<NodeProcess> {
         NodeProcess::start(&self.exe, node, &self.processes)
     }
@@ -274,7 +275,7 @@ impl NodeProcess {
             .stderr(said)
             // A Ctrl-C is for whoever started it, who then ends the node.
             .process_group(0);
-        let child = processes.spawn(&mut command);
+        let child = processes.spawn(end_with_this(&mut command));
         let process = Self {
             child: child.with_context(|| format!("cannot run {}", exe.display()))?,
             place: place.clone(),

@@ -1,5 +1,5 @@
-//! What the tests of a pair share: two nodes in one process that trust each other, over real QUIC on
-//! loopback.
+//! What the tests of a pair share: two nodes in one process that trust each other, over real QUIC
+//! on loopback.
 
 // Each test includes this module by its path and uses a part of it.
 #![allow(dead_code)]

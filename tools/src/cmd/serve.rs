@@ -2,6 +2,7 @@
 
 use clap::Args;
 use outlast_standby::Node;
+use outlast_tools::child::end_with_parent;
 use outlast_tools::exit::Exit;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,6 +20,7 @@ pub(crate) struct Serve {}
 
 impl Serve {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
+        end_with_parent()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

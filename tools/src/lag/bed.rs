@@ -11,6 +11,7 @@ use outlast_standby::config::Policy;
 use outlast_standby::{Card, NewNode, Node, NodeDir, init};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::child::end_with_this;
 use crate::relay::{self, Lines, RelayHandle};
 
 /// How long anything that must happen may take.
@@ -101,15 +102,18 @@ impl Bed {
         self.dir.path().join("b")
     }
 
-    /// Starts the standby's process and answers with its id at once; see [`Bed::wait_attached`].
+    /// Starts the standby's process and answers with its id at once; see [`Bed::wait_attached`]. It
+    /// does not outlive the thread that starts it.
     pub fn start_standby(&mut self) -> Result<u32> {
         ensure!(self.standby.is_none(), "the standby runs already");
-        let child = Command::new(&self.exe)
+        let mut command = Command::new(&self.exe);
+        command
             .arg("serve")
             .arg("--dir")
             .arg(self.standby_dir())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(Stdio::null());
+        let child = end_with_this(&mut command)
             .spawn()
             .with_context(|| format!("cannot run {}", self.exe.display()))?;
         Ok(self.standby.insert(child).id())

@@ -28,17 +28,6 @@ pub struct LoadBatch {
     pub operations: Vec<Operation>,
 }
 
-impl LoadBatch {
-    /// Bytes of its keys and values.
-    pub fn len_bytes(&self) -> usize {
-        let len = |operation: &Operation| match operation {
-            Operation::Put(key, value) => key.len() + value.len(),
-            Operation::Delete(key) => key.len(),
-        };
-        self.operations.iter().map(len).sum()
-    }
-}
-
 /// Why a line cannot be loaded. Nothing behind it was sent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
