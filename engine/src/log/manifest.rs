@@ -77,6 +77,9 @@ pub struct About {
     pub segment_size: u64,
     /// Whether it was made as a member of a pair.
     pub has_peer: bool,
+    /// Ranges of its own epochs that it has fetched back from its peer, after a crash had cost it
+    /// them, in their order. What lies in epochs of other nodes it has received anyway.
+    pub received: Vec<LsnRange>,
 }
 
 /// Reads what a directory says of its node, without opening the store or disturbing who has it
@@ -92,6 +95,7 @@ pub fn about(dir: &std::path::Path) -> Result<About> {
         node_name,
         segment_size,
         has_peer,
+        received,
         ..
     } = manifest;
     Ok(About {
@@ -100,6 +104,7 @@ pub fn about(dir: &std::path::Path) -> Result<About> {
         node_name,
         segment_size,
         has_peer,
+        received,
     })
 }
 

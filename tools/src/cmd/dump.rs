@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
-use outlast_engine::Lsn;
-use outlast_engine::format::NodeId;
+use outlast_engine::{About, Lsn};
 use outlast_tools::exit::Exit;
 
 use crate::Global;
@@ -25,6 +24,9 @@ use walk::{Fault, Walk};
 ///
 /// What a crash may leave behind the last frame of the last segment is no fault; `outlast serve`
 /// cuts it. Whatever a running node writes meanwhile may or may not be shown.
+///
+/// Of a node's own log, what it has fetched back from its peer after a crash is listed first: those
+/// bytes it did not form itself, though its own epochs cover them.
 #[derive(Debug, Args)]
 pub(crate) struct Dump {
     /// A segment file; without it, all of the node that --dir names
@@ -48,13 +50,16 @@ pub(crate) struct Dump {
 
 impl Dump {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
-        let (files, node) = match &self.file {
+        let (files, about) = match &self.file {
             Some(file) => (vec![file.clone()], None),
             None => files_of(&global.dir()?)?,
         };
         let whole = self.file.is_none();
-        let mut walk = Walk::new(node, self.from..self.to.unwrap_or(Lsn(u64::MAX)));
         let mut printer = print::Printer::new(&global.output, self.records);
+        for range in about.iter().flat_map(|about| &about.received) {
+            printer.received(range)?;
+        }
+        let mut walk = Walk::new(about, self.from..self.to.unwrap_or(Lsn(u64::MAX)));
         for file in &files {
             let bytes = std::fs::read(file).with_context(|| format!("read {}", file.display()));
             let bytes = bytes.map_err(|error| Failure::new(Exit::NotReachable, error))?;
@@ -73,8 +78,8 @@ fn corrupt(fault: &Fault) -> Failure {
     failure.hint("nothing was changed; keep the file, and put back a copy of it")
 }
 
-/// The segments of a node in order, and the node's id.
-fn files_of(dir: &Path) -> Result<(Vec<PathBuf>, Option<NodeId>), Failure> {
+/// The segments of a node in order, and what the directory says of the node.
+fn files_of(dir: &Path) -> Result<(Vec<PathBuf>, Option<About>), Failure> {
     let about = outlast_engine::about(dir)
         .map_err(|error| Failure::new(Exit::Usage, error).hint("name a node with --dir DIR"))?;
     let log = dir.join("log");
@@ -88,5 +93,5 @@ fn files_of(dir: &Path) -> Result<(Vec<PathBuf>, Option<NodeId>), Failure> {
     }
     // Their names are ordinals of one width.
     files.sort_unstable();
-    Ok((files, Some(about.node)))
+    Ok((files, Some(about)))
 }

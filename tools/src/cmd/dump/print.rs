@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use outlast_engine::Op;
-use outlast_engine::format::{FrameHeader, FrameKind, KeyspaceRecord, ProtectionRecord, Records};
+use outlast_engine::format::{
+    FrameHeader, FrameKind, KeyspaceRecord, LsnRange, ProtectionRecord, Records,
+};
 use serde_json::{Value, json};
 
 use super::walk::Item;
@@ -28,6 +30,19 @@ impl<'a> Printer<'a> {
             keyspaces: BTreeMap::new(),
             epoch: String::new(),
         }
+    }
+
+    /// A range that was fetched back from the peer.
+    pub(super) fn received(&self, range: &LsnRange) -> Result<(), Failure> {
+        let json = json!({
+            "schema": SCHEMA,
+            "type": "received",
+            "from_lsn": range.start,
+            "to_lsn": range.end,
+        });
+        self.output.event(&json, || {
+            format!("received {range}  fetched back from the peer")
+        })
     }
 
     pub(super) fn item(&mut self, item: &Item<'_>) -> Result<(), Failure> {

@@ -32,8 +32,8 @@ struct Seen {
 }
 
 fn walk_all(dir: &Path) -> Seen {
-    let (files, node) = files_of(dir).unwrap();
-    let mut walk = Walk::new(node, Lsn::ZERO..Lsn(u64::MAX));
+    let (files, about) = files_of(dir).unwrap();
+    let mut walk = Walk::new(about, Lsn::ZERO..Lsn(u64::MAX));
     let mut seen = Seen {
         sealed: 0,
         frames: Vec::new(),
@@ -133,4 +133,55 @@ fn a_torn_last_frame_is_no_fault_and_damage_below_a_later_watermark_is() {
     let fault = seen.fault.expect("a fault").to_string();
     assert!(fault.contains(&format!("LSN {lsn}")), "{fault}");
     assert!(fault.contains("had everything below"), "{fault}");
+}
+
+#[test]
+fn what_was_fetched_back_is_named_and_vouches_for_nothing_here() {
+    let (here, peer) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    store(here.path(), 20);
+    assert!(
+        outlast_engine::about(here.path())
+            .unwrap()
+            .received
+            .is_empty()
+    );
+    std::fs::create_dir(peer.path().join("log")).unwrap();
+    let (mut files, _) = files_of(here.path()).unwrap();
+    files.extend(["manifest", "mark"].map(|name| here.path().join(name)));
+    for file in files {
+        let name = file.strip_prefix(here.path()).unwrap();
+        std::fs::copy(&file, peer.path().join(name)).unwrap();
+    }
+    // What this node wrote before a crash, and the peer has.
+    let more = Store::open(peer.path(), Config::default()).unwrap();
+    more.begin_epoch(EpochReason::Restart, "").unwrap();
+    let keyspace = more.keyspace("default").unwrap();
+    for n in 0..5 {
+        let mut batch = Batch::new();
+        batch.put(&keyspace, format!("{n}"), vec![7; 4000]).unwrap();
+        more.commit(batch, CommitOptions::default()).unwrap();
+    }
+    let lost = Store::open(here.path(), Config::default()).unwrap();
+    lost.begin_following().unwrap();
+    let mut cursor = more.log_cursor(lost.chain().lsn).unwrap();
+    let run = cursor.next_up_to(Lsn(u64::MAX), 1 << 20).unwrap().unwrap();
+    lost.note_fetched(run.range()).unwrap();
+    lost.append_run(&run).unwrap();
+    lost.sync().unwrap();
+    lost.close().unwrap();
+
+    let about = outlast_engine::about(here.path()).unwrap();
+    assert_eq!(about.received, [run.range()]);
+    let sound = walk_all(here.path());
+    let fetched = sound
+        .frames
+        .iter()
+        .filter(|(_, _, lsn, _)| *lsn >= run.range().start);
+    // Behind the frame that begins their epoch, and before several others.
+    let (file, offset, lsn, _) = fetched.clone().nth(2).unwrap();
+    assert!(fetched.count() > 5);
+    flip(file, offset + 90);
+    let torn = walk_all(here.path());
+    assert!(torn.fault.is_none(), "{:?}", torn.fault);
+    assert!(torn.frames.iter().all(|(_, _, at, _)| at < lsn));
 }

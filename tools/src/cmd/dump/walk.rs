@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use outlast_engine::Lsn;
 use outlast_engine::format::{
-    Chain, ChainRecord, EpochRecord, FrameFault, FrameHeader, NodeId, SEGMENT_FOOTER_LEN,
+    Chain, ChainRecord, EpochRecord, FrameFault, FrameHeader, LsnRange, SEGMENT_FOOTER_LEN,
     SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader, to_usize,
 };
+use outlast_engine::{About, Lsn};
 
 use crate::failure::Failure;
 
@@ -82,7 +82,7 @@ type Show<'a> = dyn FnMut(Item<'_>) -> Result<(), Failure> + 'a;
 /// A walk along the segments of one log.
 pub(super) struct Walk {
     /// Whose directory it is, if that is known.
-    node: Option<NodeId>,
+    about: Option<About>,
     range: Range<Lsn>,
     /// Where the log stands behind the segment before, and whether that was sealed.
     before: Option<ChainRecord>,
@@ -93,9 +93,9 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) const fn new(node: Option<NodeId>, range: Range<Lsn>) -> Self {
+    pub(super) const fn new(about: Option<About>, range: Range<Lsn>) -> Self {
         Self {
-            node,
+            about,
             range,
             before: None,
             suspect: None,
@@ -238,9 +238,10 @@ impl Walk {
     }
 
     /// What a frame behind the end says was durable there, if that is more than holds. Counts only
-    /// for a frame that this directory's node formed itself: only then was it this disk.
+    /// for a frame that this directory's node formed itself, and has not fetched back from its
+    /// peer: only then was it this disk.
     fn vouched_behind(&self, end: Lsn, behind: &[u8]) -> Option<Lsn> {
-        let formed_here = |epoch: &&EpochRecord| self.node == Some(epoch.node);
+        let about = self.about.as_ref()?;
         let mut vouched = None;
         for offset in (8..behind.len()).step_by(8) {
             let at = behind.get(offset..).unwrap_or_default();
@@ -248,10 +249,14 @@ impl Walk {
                 continue;
             }
             let lsn = end.advance(offset as u64);
+            let fetched = |range: &LsnRange| range.start <= lsn && lsn < range.end;
+            if about.received.iter().any(fetched) {
+                continue;
+            }
             let stray = self
                 .epochs
                 .iter()
-                .filter(formed_here)
+                .filter(|epoch| epoch.node == about.node)
                 .find_map(|epoch| FrameHeader::stray(at, lsn, &epoch.into()));
             vouched = vouched.max(stray.map(|header| header.watermark));
         }
