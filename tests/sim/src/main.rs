@@ -20,7 +20,7 @@ struct Args {
     /// Run so many seeds at once.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Print only what failed.
+    /// Print only what failed; hunt planted faults only until they are found.
     #[arg(long)]
     quiet: bool,
     /// Go on after a failing seed.
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     #[cfg(feature = "planted")]
     if args.planted {
-        return table();
+        return table(args.jobs, args.quiet);
     }
     let sound = match args.seed {
         Some(seed) => one(seed, &args),
@@ -55,24 +55,44 @@ fn main() -> ExitCode {
 
 /// Prints how each planted fault was found, as a table of a document.
 #[cfg(feature = "planted")]
-fn table() -> ExitCode {
-    use outlast_sim::planted::{PLANTED, hunt};
-    let mut missed = 0;
-    println!("| fault | planted as | found by | first seed | failing | must be within |");
+fn table(jobs: usize, first_only: bool) -> ExitCode {
+    use outlast_sim::planted::{Found, PLANTED, hunt};
+    use std::sync::atomic::AtomicUsize;
+
+    let next = AtomicUsize::new(0);
+    let worker = || {
+        let mut hunted: Vec<(usize, Option<Found>)> = Vec::new();
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(planted) = PLANTED.get(index) else {
+                return hunted;
+            };
+            hunted.push((index, hunt(planted, first_only)));
+        }
+    };
+    let mut hunted: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(worker)).collect();
+        let done: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        done.into_iter().flatten().flatten().collect()
+    });
+    hunted.sort_by_key(|(index, _)| *index);
+    let mut missed = PLANTED.len();
+    println!("| fault | planted as | found by | first seed | failing seeds | must be within |");
     println!("|---|---|---|--:|--:|--:|");
-    for planted in PLANTED {
+    for (planted, (_, found)) in PLANTED.iter().zip(&hunted) {
         let (name, what, within) = (format!("{:?}", planted.bug), planted.what, planted.within);
-        match hunt(planted, false) {
-            Some(found) => println!(
-                "| {what} | `{name}` | {} | {} | {} of {} | {within} |",
-                found.invariant, found.seed, found.failing, found.seeds
-            ),
-            None => {
-                missed += 1;
-                println!("| {what} | `{name}` | **not found** | | 0 | {within} |");
+        match found {
+            Some(found) => {
+                missed -= 1;
+                println!(
+                    "| {what} | `{name}` | {} | {} | {} of {} | {within} |",
+                    found.invariant, found.seed, found.failing, found.seeds
+                );
             }
+            None => println!("| {what} | `{name}` | **not found** | | 0 | {within} |"),
         }
     }
+    println!("{missed} of {} not found", PLANTED.len());
     if missed == 0 {
         ExitCode::SUCCESS
     } else {

@@ -37,6 +37,8 @@ pub(crate) struct Node {
 pub(crate) struct Kept {
     /// The last frame of what it fsynced.
     pub(crate) durable: Option<FrameEnd>,
+    /// The last frame of what it told its primary that it fsynced.
+    pub(crate) acked: Option<FrameEnd>,
     /// The highest term that it told anybody of.
     pub(crate) term: u32,
     pub(crate) fenced: bool,

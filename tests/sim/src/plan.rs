@@ -9,8 +9,9 @@ use crate::clock::RATE_ONE_PPM;
 
 const MS: u64 = 1_000_000;
 
-/// The kind of faults that is several.
+/// The kinds of faults that are several.
 const HARASS: u8 = 13;
+const SPOIL: u8 = 14;
 
 /// Something that goes wrong, or that an operator does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,6 +98,7 @@ impl Plan {
             let at = rng.u64(20 * MS..chaos_ns);
             match rng.choice(&kinds) {
                 Some(&HARASS) => acts.extend(Self::harass(rng, at)),
+                Some(&SPOIL) => acts.extend(Self::spoil(rng, at, pair)),
                 Some(&kind) => acts.push((at, Self::act(rng, kind, pair))),
                 None => {}
             }
@@ -124,8 +126,8 @@ impl Plan {
 
     /// The kinds of faults that this seed knows.
     fn kinds(rng: &mut Rng, pair: bool) -> Vec<u8> {
-        const ALONE: [u8; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
-        const PAIR: [u8; 7] = [8, 9, 10, 11, 11, 12, HARASS];
+        const ALONE: [u8; 9] = [0, 1, 2, 3, 4, 5, 6, 7, SPOIL];
+        const PAIR: [u8; 8] = [8, 9, 10, 11, 11, 12, HARASS, HARASS];
         let mut all = ALONE.to_vec();
         if pair {
             all.extend(PAIR);
@@ -154,6 +156,18 @@ impl Plan {
             (breaks, Act::Break),
             (fails, Act::Power(node)),
         ]
+    }
+
+    /// An operation of a disk fails once, and then there is no power.
+    fn spoil(rng: &mut Rng, at: u64, pair: bool) -> [(u64, Act); 2] {
+        let node = if pair { rng.usize(..2) } else { 0 };
+        let fails = Act::DiskError {
+            node,
+            operations: rng.u64(1..12),
+            sticky: false,
+        };
+        let dark = at + rng.u64(5..150) * MS;
+        [(at, fails), (dark, Act::Power(node))]
     }
 
     fn act(rng: &mut Rng, kind: u8, pair: bool) -> Act {

@@ -46,20 +46,20 @@ planted! {
     AckOnReceive, 100, "a standby acknowledges as durable what it has received";
     ResumeFromReceived, 1000, "a session resumes from what was received and not fsynced";
     HalfBatch, 100, "a batch is applied in part";
-    EpochNotDurable, 1000, "an epoch is used before it is durable";
+    EpochNotDurable, 100, "an epoch is used before it is durable";
     RetriedFsync, 1000, "a failed fsync is tried again, and believed";
     NoPoison, 1000, "a log goes on after a failed fsync";
-    CutInMidLog, 1000, "recovery cuts below what was vouched for";
+    CutInMidLog, 100, "recovery cuts below what was vouched for";
     WatermarkAtZero, 1000, "frames vouch for nothing";
-    StaleFrame, 1000, "recovery takes a frame behind the end of the log";
-    FetchBackSkipped, 1000, "a restarted primary does not fetch its lost tail back";
+    StaleFrame, 100, "recovery takes a frame behind the end of the log";
+    FetchBackSkipped, 100, "a restarted primary does not fetch its lost tail back";
     VisibilityOutOfOrder, 100, "a standby shows what its primary does not show yet";
     ForeignWatermark, 1000, "a primary's watermark counts as evidence on the standby";
-    SealBeforeSync, 1000, "a footer is written before what it seals is fsynced";
-    FenceNotDurable, 1000, "a fence does not outlive the process";
-    TermNotNoted, 1000, "a term is answered before it is noted";
+    SealBeforeSync, 3000, "a footer is written before what it seals is fsynced";
+    FenceNotDurable, 100, "a fence does not outlive the process";
+    TermNotNoted, 100, "a term is answered before it is noted";
     UnknownAsFailed, 1000, "a commit in a frame that failed to be written ends as failed";
-    NoRewrite, 10000, "the tail is not written again after a crash";
+    NoRewrite, 5000, "the tail is not written again after a crash";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with

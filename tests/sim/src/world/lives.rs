@@ -120,6 +120,9 @@ impl World {
         if let Some(frame) = kept.durable {
             observer.check_holds(frame, "what was durable")?;
         }
+        if let Some(frame) = kept.acked {
+            observer.check_holds(frame, "what was acknowledged")?;
+        }
         let recovered = store.recovered();
         check(recovered.acked_tail_lost.is_none(), "I1", || {
             format!("a false alarm, or a loss, after a crash: {recovered:?}")

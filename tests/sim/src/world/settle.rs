@@ -96,6 +96,7 @@ impl World {
         let node = self.node_mut(node);
         let names = node.forks_aside();
         node.kept.forks += 1;
+        node.kept.acked = None;
         let whole = names.iter().any(|name| {
             let bytes = outlast_engine::fs::read_all(&node.fs, &format!("aside/{name}"));
             bytes.is_ok_and(|bytes| bytes.len() as u64 >= to.bytes_since(from))
@@ -116,6 +117,7 @@ impl World {
             match out {
                 Out::Message(link, message) => {
                     self.told_term(node, &message);
+                    self.told_durable(node, &message);
                     self.send_message(node, link, message)?;
                 }
                 Out::Data(link, header, bytes) => self.send_data(node, link, header, bytes),
@@ -146,6 +148,16 @@ impl World {
         let kept = &mut self.node_mut(node).kept;
         if matches!(message, Message::Welcome(_)) || own.is_some_and(|own| own >= term) {
             kept.term = kept.term.max(term);
+        }
+    }
+
+    /// What was reported as durable must never be gone.
+    fn told_durable(&mut self, node: usize, message: &Message) {
+        let found = self.node_mut(node);
+        if let Message::Ack(ack) = message
+            && let Some(process) = &found.process
+        {
+            found.kept.acked = process.observer.frame_at(ack.durable.lsn);
         }
     }
 

@@ -98,7 +98,9 @@ impl World {
 
     /// Does some of a follower's jobs.
     pub(super) fn do_jobs(&mut self, node: usize) -> Checked {
-        let some = self.rng.usize(1..12);
+        // A slow disk is seen between any two of them.
+        let slow = self.node(node).slow_until_ns > self.now_ns;
+        let some = if slow { 1 } else { self.rng.usize(1..12) };
         if let Some(process) = &mut self.node_mut(node).process {
             process.jobs_scheduled = false;
             process.do_jobs(some);
