@@ -20,18 +20,16 @@
 //! # Invariants and who checks them
 //! | | where |
 //! |---|---|
-//! | I1 durability | `world::settle`: what was fsynced is there after every start; the ledger's
-//! contents |
-//! | I2 one history | [`oracle`]: every frame of every log against the one that its writer formed |
-//! | I6 one writer | `world::answers`: who answers OK under which epoch, and nobody who is fenced |
-//! | I7 whole batches | [`reader`]: the three keys of a profile are read as one |
+//! | I1 durability | `lives`: what was fsynced is there after every start; `ledger`: contents |
+//! | I2 one history | `oracle`: every frame of every log against the one that its writer formed |
+//! | I6 one writer | `settle`: who answers OK under which epoch, and nobody who is fenced |
+//! | I7 whole batches | `reader`: the three keys of a profile are read as one |
 //! | I8 determinism | opening twice gives the same; equal logs, equal states at the end |
-//! | I9 real states | [`reader`]: every read against the state that the change feed describes |
-//! | I12 checked bytes | [`oracle`]: no log holds a frame that its writer never formed |
-//! | I13 one outcome | [`ledger`] |
-//! | I14 nothing lost | tails are cut only once they are kept aside, and only for an operator's act
-//! |
-//! | I15 liveness | `world::rest` |
+//! | I9 real states | `reader`: every read against the state that the change feed describes |
+//! | I12 checked bytes | `oracle`: no log holds a frame that its writer never formed |
+//! | I13 one outcome | `ledger` |
+//! | I14 nothing lost | `settle`: tails are cut only once kept aside, and for an operator's act |
+//! | I15 liveness | `rest` |
 //! | I17 no clock | the same seed under other dates takes the same decisions |
 
 mod clock;

@@ -63,12 +63,12 @@ impl Channel {
 #[derive(Debug)]
 pub(crate) struct Link {
     /// The node at each end.
-    pub(crate) nodes: [usize; 2],
+    nodes: [usize; 2],
     /// The life of that node's process.
-    pub(crate) lives: [u32; 2],
-    pub(crate) open: [bool; 2],
+    lives: [u32; 2],
+    open: [bool; 2],
     /// Whether the run of data of each end has begun: all of a session is one run.
-    pub(crate) run_begun: [bool; 2],
+    run_begun: [bool; 2],
     /// By the end that sends: control, data.
     channels: [[Channel; 2]; 2],
 }
@@ -93,10 +93,41 @@ impl Link {
         }
     }
 
+    pub(crate) fn node(&self, end: usize) -> usize {
+        of(self.nodes, end)
+    }
+
+    pub(crate) fn life(&self, end: usize) -> u32 {
+        of(self.lives, end)
+    }
+
+    pub(crate) fn is_open(&self, end: usize) -> bool {
+        of(self.open, end)
+    }
+
+    /// Closes an end. Answers whether it was open.
+    pub(crate) fn shut(&mut self, end: usize) -> bool {
+        std::mem::replace(of_mut(&mut self.open, end), false)
+    }
+
+    /// Begins an end's run of data. Answers whether it had not begun.
+    pub(crate) fn begin_run(&mut self, end: usize) -> bool {
+        !std::mem::replace(of_mut(&mut self.run_begun, end), true)
+    }
+
     /// The end at which `node` is.
     pub(crate) fn end_of(&self, node: usize) -> usize {
-        usize::from(self.nodes[0] != node)
+        usize::from(self.node(0) != node)
     }
+}
+
+/// What belongs to end (or node) 0 or 1.
+pub(crate) fn of<T: Copy>([zero, one]: [T; 2], end: usize) -> T {
+    if end == 0 { zero } else { one }
+}
+
+fn of_mut<T>([zero, one]: &mut [T; 2], end: usize) -> &mut T {
+    if end == 0 { zero } else { one }
 }
 
 /// Which ways are cut, and how long what travels takes.

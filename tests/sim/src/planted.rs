@@ -44,10 +44,10 @@ planted! {
     NoFsync, 100, "no fsync of a group or of received frames";
     NoDirSync, 100, "no fsync of a directory";
     AckOnReceive, 100, "a standby acknowledges as durable what it has received";
-    ResumeFromReceived, 1000, "a session resumes from what was received and not fsynced";
+    ResumeFromReceived, 5000, "a session resumes from what was received and not fsynced";
     HalfBatch, 100, "a batch is applied in part";
     EpochNotDurable, 100, "an epoch is used before it is durable";
-    RetriedFsync, 1000, "a failed fsync is tried again, and believed";
+    RetriedFsync, 100, "a failed fsync is tried again, and believed";
     NoPoison, 1000, "a log goes on after a failed fsync";
     CutInMidLog, 100, "recovery cuts below what was vouched for";
     WatermarkAtZero, 1000, "frames vouch for nothing";

@@ -117,7 +117,7 @@ impl World {
         self.after(for_ns, Event::Mend { cuts });
         for link in 0..self.links.len() {
             for end in [0, 1] {
-                let open = self.links.get(link).is_some_and(|found| found.open[end]);
+                let open = self.links.get(link).is_some_and(|found| found.is_open(end));
                 if open {
                     let wait_ns = self.rng.u64(300 * MS..600 * MS);
                     let cuts = Some(cuts);
@@ -149,7 +149,7 @@ impl World {
     fn break_links(&mut self) {
         for link in 0..self.links.len() {
             for end in [0, 1] {
-                let open = self.links.get(link).is_some_and(|found| found.open[end]);
+                let open = self.links.get(link).is_some_and(|found| found.is_open(end));
                 if open {
                     let wait_ns = self.rng.u64(..60 * MS);
                     let cuts = None;

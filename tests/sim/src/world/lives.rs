@@ -219,24 +219,12 @@ impl World {
             let Some(found) = self.links.get_mut(link) else {
                 continue;
             };
-            let end = found.end_of(node);
-            let [mine, other] = [end, 1 - end];
-            let was_open = found.open.get(mine).copied().unwrap_or_default();
-            if !was_open {
-                continue;
-            }
-            found.open[mine] = false;
-            if found.open[other] {
+            let mine = found.end_of(node);
+            let other = 1 - mine;
+            if found.shut(mine) && found.is_open(other) {
                 let wait_ns = self.rng.u64(self.line.latency_ns..400 * MS);
-                let cuts = None;
-                self.after(
-                    wait_ns,
-                    Event::Dead {
-                        link,
-                        end: other,
-                        cuts,
-                    },
-                );
+                let (end, cuts) = (other, None);
+                self.after(wait_ns, Event::Dead { link, end, cuts });
             }
         }
         Ok(())

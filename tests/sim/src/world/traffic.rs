@@ -7,7 +7,7 @@ use outlast_proto::{
 use outlast_standby::drive;
 
 use super::{Event, MS, World};
-use crate::network::{Item, Kind, Link, LinkId};
+use crate::network::{Item, Kind, Link, LinkId, of};
 use crate::process::Session;
 use crate::violation::{Checked, Violation};
 
@@ -106,7 +106,7 @@ impl World {
         );
         let first = self.links.get_mut(link).is_some_and(|found| {
             let end = found.end_of(node);
-            !std::mem::replace(&mut found.run_begun[end], true)
+            found.begin_run(end)
         });
         if first {
             self.send(node, link, Kind::Data, Item::RunStart(header));
@@ -126,7 +126,7 @@ impl World {
         self.send(node, link, Kind::Control, Item::End);
         if let Some(found) = self.links.get_mut(link) {
             let end = found.end_of(node);
-            found.open[end] = false;
+            found.shut(end);
         }
     }
 
@@ -137,7 +137,7 @@ impl World {
             return;
         };
         let end = found.end_of(node);
-        if !found.open[end] {
+        if !found.is_open(end) {
             return;
         }
         found.channel(end, kind).push(ready_ns, item);
@@ -186,9 +186,9 @@ impl World {
         let Some(found) = self.links.get_mut(link) else {
             return Ok(());
         };
-        let [from, to] = [found.nodes[from_end], found.nodes[1 - from_end]];
-        let open = found.open[1 - from_end];
-        let life = found.lives[1 - from_end];
+        let [from, to] = [found.node(from_end), found.node(1 - from_end)];
+        let open = found.is_open(1 - from_end);
+        let life = found.life(1 - from_end);
         let channel = found.channel(from_end, kind);
         channel.scheduled = false;
         if !open {
@@ -196,7 +196,7 @@ impl World {
             return Ok(());
         }
         let due = channel.next_ns().is_some_and(|at| at <= now_ns);
-        if cut[from] {
+        if of(cut, from) {
             return Ok(());
         }
         if !due {
@@ -360,10 +360,10 @@ impl World {
     }
 
     pub(super) fn flushed(&mut self, link: LinkId, end: usize) -> Checked {
-        let Some(found) = self.links.get(link).filter(|found| found.open[end]) else {
+        let Some(found) = self.links.get(link).filter(|found| found.is_open(end)) else {
             return Ok(());
         };
-        let (node, life) = (found.nodes[end], found.lives[end]);
+        let (node, life) = (found.node(end), found.life(end));
         self.alive(node, life, |world, node| {
             let Some(process) = &mut world.node_mut(node).process else {
                 return Ok(());
@@ -385,10 +385,10 @@ impl World {
 
     /// One end finds that its link is dead.
     pub(super) fn die(&mut self, link: LinkId, end: usize) -> Checked {
-        let Some(found) = self.links.get_mut(link).filter(|found| found.open[end]) else {
+        let Some(found) = self.links.get_mut(link).filter(|found| found.is_open(end)) else {
             return Ok(());
         };
-        let (node, life) = (found.nodes[end], found.lives[end]);
+        let (node, life) = (found.node(end), found.life(end));
         let busy = self
             .node(node)
             .process
@@ -412,7 +412,7 @@ impl World {
     fn hang_up(&mut self, node: usize, link: LinkId) -> Checked {
         if let Some(found) = self.links.get_mut(link) {
             let end = found.end_of(node);
-            found.open[end] = false;
+            found.shut(end);
         }
         let Some(process) = &mut self.node_mut(node).process else {
             return Ok(());
