@@ -79,8 +79,9 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CommitFuture, CommitOptions, Group, Level, LogCursor, LogState, LogView, Pipeline,
-    Positions, ProtectionMark, Recovered, ReplicaPositions, TermMark, about,
+    About, CheckReport, CommitFuture, CommitOptions, Fault, FaultKind, Group, Level, LogCursor,
+    LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy, RepairReport, Repaired,
+    ReplicaPositions, TermMark, about, check, check_on, repair, repair_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};

@@ -201,6 +201,13 @@ impl FrameHeader {
         (len as u64 <= FRAME_LEN_MAX).then_some(len)
     }
 
+    /// The header that `bytes` begins with, as it says, with no look at its checksum; `None` when
+    /// it is cut short or none.
+    #[must_use]
+    pub fn unchecked(bytes: &[u8]) -> Option<Self> {
+        Self::decode(bytes.first_chunk()?)
+    }
+
     /// The header at the start of `bytes`, if it is one that a writer of `epoch` formed for `lsn`.
     ///
     /// For looking past damage: such a frame is not verified to continue anything, but its

@@ -96,6 +96,15 @@ pub trait Fs: Send + Sync + Debug {
     /// `WouldBlock` when another process holds it.
     fn lock(&self) -> io::Result<Box<dyn Send + Sync>>;
 
+    /// Holds the directory against processes that write, until the answer is dropped, and writes
+    /// nothing for that.
+    ///
+    /// # Errors
+    /// `WouldBlock` when another process has it locked.
+    fn lock_shared(&self) -> io::Result<Box<dyn Send + Sync>> {
+        self.lock()
+    }
+
     /// Where the directory is, for messages.
     fn place(&self) -> String;
 }
@@ -132,6 +141,22 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// As the operating system answers.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Makes the file at least `len` bytes long, with room on the disk for all of it. What is added
+    /// reads as zeros.
+    ///
+    /// # Errors
+    /// As the operating system answers; a full disk leaves no part of it behind for certain.
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        const PIECE_LEN: u64 = 1 << 20;
+        let mut at = self.len_bytes()?;
+        while at < len {
+            let piece = (len - at).min(PIECE_LEN);
+            self.write_at(at, &vec![0; crate::format::to_usize(piece)])?;
+            at += piece;
+        }
+        Ok(())
+    }
 
     /// The whole file as memory, for files that are never written again.
     ///

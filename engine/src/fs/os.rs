@@ -127,6 +127,21 @@ impl Fs for OsFs {
         }
     }
 
+    fn lock_shared(&self) -> io::Result<Box<dyn Send + Sync>> {
+        let mut options = OpenOptions::new();
+        let file = match self.open_with(LOCK_NAME, options.read(true), OFlags::empty()) {
+            Ok(file) => file,
+            // Never opened by a process: a copy.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Box::new(())),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Box::new(file)),
+            Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn place(&self) -> String {
         self.root.display().to_string()
     }
@@ -163,6 +178,24 @@ impl File for OsFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // Written where the file system cannot promise it otherwise.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                let mut at = self.len_bytes()?;
+                while at < len {
+                    let zeros = [0; 4096];
+                    let piece = zeros.len().min(crate::format::to_usize(len - at));
+                    self.write_at(at, zeros.get(..piece).unwrap_or_default())?;
+                    at += piece as u64;
+                }
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn map(&self, pages: MapPages) -> io::Result<Bytes> {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::lane::Reserve;
 use super::levels::{CommitOptions, Finished, Level};
 use super::pipeline::{Pipeline, Place};
 use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
@@ -360,7 +361,7 @@ impl Log {
         let payload_len: usize = group.iter().map(|pending| pending.bytes.len()).sum();
         let ready = self
             .require(&LogState::Writing)
-            .and_then(|()| self.make_room(writer, encoded_frame_len(payload_len)));
+            .and_then(|()| self.make_room(writer, encoded_frame_len(payload_len), Reserve::Kept));
         let first_in_segment = match ready {
             Ok(first) => first,
             Err(error) => {

@@ -103,7 +103,8 @@ impl LogCursor {
         }
         let run = FrameRun::check(&self.chain, bytes.slice(..whole)).map_err(|fault| {
             let message = format!(
-                "the log is damaged in [{from}, {stop}), segment {}: {fault}; repair it before use",
+                "the log is damaged in [{from}, {stop}), segment {}: {fault}; stop the node, \
+                 and `outlast check` names the damage and its repair",
                 segment.header.ordinal
             );
             Error::new(ErrorKind::Corrupt, message)

@@ -1,7 +1,7 @@
 //! Epochs: beginning one, hearing of others, being fenced by one.
 
 use super::commit::Pending;
-use super::manifest::{ProtectionMark, TermMark};
+use super::manifest::{ProtectionMark, TailLost, TermMark};
 use super::{Finished, Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -37,6 +37,8 @@ impl Log {
             }
         }
         self.sync_active(&writer)?;
+        // What was received so far is vouched for by the mark alone, and an epoch stands on it.
+        self.note_mark().inspect_err(|error| self.poison(error))?;
         let record = self.next_epoch(&writer.chain, reason, note, raise_term)?;
         let mut fields = writer.fields(self, FrameKind::Epoch, 0);
         writer.log_base = (fields.wall_ms.max(writer.chain.log_ms), self.now_ns());
@@ -51,6 +53,7 @@ impl Log {
         // Known to the manifest before its first byte is in the log.
         self.change_manifest(|manifest| {
             manifest.history = history.clone();
+            manifest.forget_received(writer.chain.lsn);
             manifest.term_given = manifest.term_given.max(record.term);
             manifest.start_given = manifest.start_given.max(record.start);
             if raise_term {
@@ -244,11 +247,12 @@ impl Log {
     /// Writes the manifest as it stands once more, before anything new is written: what was read
     /// may lie in the page cache alone, and it may name an epoch that a crash kept out of the log
     /// and that must not be taken for one of it once the log has grown.
-    pub(super) fn settle_manifest(&self) -> Result<()> {
+    pub(super) fn settle_manifest(&self, tail_lost: Option<TailLost>) -> Result<()> {
         let history = self.history();
         let mut manifest = self.manifest.lock();
         manifest.history = history;
-        manifest.store(&*self.fs)
+        manifest.tail_lost = tail_lost;
+        self.with_reserve(|| manifest.store(&*self.fs))
     }
 
     pub(super) fn change_manifest(
@@ -263,7 +267,7 @@ impl Log {
                 || (on(Bug::TermNotNoted) && changed.term_heard != manifest.term_heard)
                 || (on(Bug::EpochNotDurable) && changed.history != manifest.history);
             if !forgotten {
-                changed.store(&*self.fs)?;
+                self.with_reserve(|| changed.store(&*self.fs))?;
             }
             *manifest = changed;
         }

@@ -1,5 +1,6 @@
 //! Following: taking frames that another node formed, byte for byte.
 
+use super::lane::Reserve;
 use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, FrameRun, Lsn};
@@ -72,7 +73,7 @@ impl Log {
                     .as_ref()
                     .is_some_and(|active| active.segment.range().is_empty())
                 {
-                    self.rotate(&mut writer)?;
+                    self.rotate(&mut writer, Reserve::Kept)?;
                 }
             }
             let begins = header.kind == crate::format::FrameKind::Epoch;
@@ -144,8 +145,24 @@ impl Log {
         if self.cell.durable() < writer.chain.lsn {
             self.sync_active(&writer)?;
         }
+        self.find_lost_tail()?;
         drop(writer);
         self.cell.notify();
         Ok(self.cell.durable())
+    }
+
+    /// Says no longer that an acknowledged tail is lost, once it was sent again or it is certain
+    /// that it is not in the history that is followed.
+    fn find_lost_tail(&self) -> Result<()> {
+        let Some(lost) = self.manifest.lock().tail_lost else {
+            return Ok(());
+        };
+        if lost.lasts(&self.history.read(), self.cell.durable()) {
+            return Ok(());
+        }
+        self.change_manifest(|manifest| manifest.tail_lost = None)?;
+        self.recovered.lock().acked_tail_lost = None;
+        tracing::info!(up_to = %lost.lsn, "the acknowledged tail that was lost is settled");
+        Ok(())
     }
 }

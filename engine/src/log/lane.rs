@@ -15,6 +15,15 @@ use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::SegmentHeader;
 
+/// Whether what is written may use the space that is held in reserve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reserve {
+    /// It is told that the disk is full.
+    Kept,
+    /// It must be written.
+    Usable,
+}
+
 /// How long the lane rests between two steps while it is ahead of the log: long beside a step, so
 /// that few commits meet one.
 const REST: Duration = Duration::from_millis(10);
@@ -175,7 +184,15 @@ impl Log {
         if self.state() == LogState::Reading {
             return Ok(None);
         }
-        self.prepare_behind(&active)
+        let rest = self.prepare_behind(&active)?;
+        // After the next segment, which commits need first.
+        if let Err(error) = self.keep_reserve() {
+            tracing::debug!(%error, "no reserve is held yet");
+            return Ok(Some(
+                rest.map_or(REST_AFTER_ERROR, |rest| rest.min(REST_AFTER_ERROR)),
+            ));
+        }
+        Ok(rest)
     }
 
     /// Fills the next piece of the segment behind `active`.
@@ -206,20 +223,32 @@ impl Log {
         }))
     }
 
-    /// Takes the prepared file of segment `ordinal`, finished here if it is not.
-    pub(super) fn take_prepared(&self, ordinal: u64) -> Result<()> {
+    /// Takes the prepared file of segment `ordinal`, finished here if it is not. What may use the
+    /// `reserve` does so on a full disk.
+    pub(super) fn take_prepared(&self, ordinal: u64, reserve: Reserve) -> Result<()> {
         let mut ahead = self.preparation.lock();
         let ready = ahead
             .next
             .take()
             .filter(|ready| ready.ordinal() == ordinal && !ready.is_spoiled());
-        let mut preparation = match ready {
-            Some(preparation) => preparation,
-            None => Preparation::begin(self, ordinal)?,
+        let prepared = match ready {
+            Some(preparation) => Ok(preparation),
+            None => Preparation::begin(self, ordinal),
         };
-        if let Err(error) = preparation.finish(&*self.fs) {
-            ahead.next = Some(preparation);
+        let prepared = prepared.and_then(|mut preparation| {
+            let finished = preparation.finish(&*self.fs);
+            if finished.is_err() {
+                ahead.next = Some(preparation);
+            }
+            finished
+        });
+        if let Err(error) = prepared {
             if error.kind() == ErrorKind::DiskFull {
+                if reserve == Reserve::Usable && self.take_reserve(ordinal)? {
+                    ahead.next = None;
+                    ahead.taken = ordinal;
+                    return Ok(());
+                }
                 let message = "the disk is full: no new segment can be made; writes go on once \
                                there is space, reads and shipping go on meanwhile";
                 return Err(Error::new(ErrorKind::DiskFull, message).because(error));
@@ -231,10 +260,14 @@ impl Log {
     }
 
     /// Once the log has been idle for a while, leaves evidence that all of it is durable: a
-    /// watermark frame in a log that this node writes, its own mark in one that it receives.
+    /// watermark frame in a log that this node writes, its own mark in one that it receives or that
+    /// can take no frame.
     fn mark_step(&self) -> Option<Duration> {
         let state = self.state();
-        if !matches!(state, LogState::Writing | LogState::Following) {
+        if matches!(
+            state,
+            LogState::Reading | LogState::Poisoned(_) | LogState::Closed
+        ) {
             return None;
         }
         let synced =
@@ -253,11 +286,15 @@ impl Log {
         }
         self.mark_armed
             .store(false, std::sync::atomic::Ordering::Release);
-        if state == LogState::Writing {
-            if !self.is_vouched() {
-                self.append_watermark();
-            }
-        } else if let Err(error) = self.note_mark() {
+        if state == LogState::Writing && !self.is_vouched() {
+            self.append_watermark();
+        }
+        // The mark where no frame could be written: on a full disk, or in a log that takes none.
+        let vouched = state == LogState::Writing && self.is_vouched();
+        if vouched || matches!(self.state(), LogState::Poisoned(_) | LogState::Closed) {
+            return None;
+        }
+        if let Err(error) = self.note_mark() {
             self.poison(&error);
         }
         None

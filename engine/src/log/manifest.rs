@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterId, Envelope, EpochId, History, Lsn, LsnRange, NodeId};
+use crate::format::{ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId};
 use crate::fs::{Fs, read_all, replace};
 
-const NAME: &str = "manifest";
+pub(super) const NAME: &str = "manifest";
+/// A second copy, so that one damaged sector does not take away who this node is.
+const COPY_NAME: &str = "manifest.copy";
 const ENVELOPE: Envelope = Envelope {
     magic: *b"OLMF",
     version: 1,
@@ -36,6 +38,38 @@ pub struct ProtectionMark {
     pub epoch: EpochId,
 }
 
+/// Up to where a log once reached that now ends before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct TailLost {
+    pub(crate) term: u32,
+    pub(crate) start: u32,
+    pub(crate) epoch: EpochId,
+    pub(crate) lsn: Lsn,
+}
+
+impl TailLost {
+    pub(crate) const fn new(epoch: &EpochRecord, lsn: Lsn) -> Self {
+        Self {
+            term: epoch.term,
+            start: epoch.start,
+            epoch: epoch.id,
+            lsn,
+        }
+    }
+
+    /// Whether a log of this history, durable up to `durable`, still lacks it.
+    pub(crate) fn lasts(&self, history: &History, durable: Lsn) -> bool {
+        match history.end_of(self.epoch, self.lsn) {
+            Some(left) => durable < left.min(self.lsn),
+            // Its epoch went with it. A later one that came instead says that it is not in this
+            // history any more.
+            None => history
+                .last()
+                .is_none_or(|epoch| epoch.order() <= (self.term, self.start)),
+        }
+    }
+}
+
 /// Everything about a node that its log does not say.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Manifest {
@@ -60,6 +94,8 @@ pub(crate) struct Manifest {
     pub(crate) attached_in: Option<u32>,
     /// What was received though this node's own epochs cover it: fetched back after a crash.
     pub(crate) received: Vec<LsnRange>,
+    /// What this node acknowledged and lost, until it was sent again or its history went elsewhere.
+    pub(crate) tail_lost: Option<TailLost>,
     /// The epochs of the log. May name one whose frame a crash kept out of it.
     pub(crate) history: History,
 }
@@ -109,35 +145,54 @@ pub fn about(dir: &std::path::Path) -> Result<About> {
 }
 
 impl Manifest {
+    /// What comes at `end` and behind it is not what was received there once.
+    pub(crate) fn forget_received(&mut self, end: Lsn) {
+        self.received.retain(|range| range.start < end);
+        if let Some(last) = self.received.last_mut() {
+            last.end = last.end.min(end);
+        }
+    }
+
     /// Whether the directory holds one.
     pub(crate) fn exists(fs: &dyn Fs) -> Result<bool> {
         match fs.list("") {
-            Ok(names) => Ok(names.iter().any(|name| name == NAME)),
+            Ok(names) => Ok(names.iter().any(|name| name == NAME || name == COPY_NAME)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(Error::io(format_args!("list {}", fs.place()), error)),
         }
     }
 
     pub(crate) fn load(fs: &dyn Fs) -> Result<Self> {
+        Self::load_from(fs, NAME)
+    }
+
+    /// Loads the second copy. It may be one change behind where a crash came between the two, until
+    /// the store is opened.
+    pub(crate) fn load_copy(fs: &dyn Fs) -> Result<Self> {
+        Self::load_from(fs, COPY_NAME)
+    }
+
+    fn load_from(fs: &dyn Fs, name: &str) -> Result<Self> {
         let place = fs.place();
-        let bytes = read_all(fs, NAME).map_err(|error| match error.kind() {
+        let bytes = read_all(fs, name).map_err(|error| match error.kind() {
             std::io::ErrorKind::NotFound => {
                 let message = format!(
                     "{place} holds no store: name the right directory, or make one with init"
                 );
                 Error::new(ErrorKind::NotInitialised, message)
             }
-            _ => Error::io(format_args!("read {place}/{NAME}"), error),
+            _ => Error::io(format_args!("read {place}/{name}"), error),
         })?;
         let corrupt = |why: String| {
             let message = format!(
-                "{place}/{NAME} is damaged ({why}): put back a copy of it, nothing else was touched"
+                "{place}/{name} is damaged ({why}); nothing was touched. `outlast repair --dir \
+                 {place}` puts its second copy in its place"
             );
             Error::new(ErrorKind::Corrupt, message)
         };
         let body = ENVELOPE.open(&bytes).map_err(|fault| match fault {
             crate::format::EnvelopeFault::Version { .. } => {
-                Error::new(ErrorKind::Incompatible, format!("{place}/{NAME}: {fault}"))
+                Error::new(ErrorKind::Incompatible, format!("{place}/{name}: {fault}"))
             }
             _ => corrupt(fault.to_string()),
         })?;
@@ -149,7 +204,14 @@ impl Manifest {
         let body = postcard::to_stdvec(self).map_err(|error| {
             Error::new(ErrorKind::Limit, "the manifest grew too large").because(error)
         })?;
-        replace(fs, "", NAME, &ENVELOPE.seal(&body))
-            .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))
+        let bytes = ENVELOPE.seal(&body);
+        // The copy last, so that what a crash leaves of it is never newer than the manifest.
+        replace(fs, "", NAME, &bytes)
+            .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))?;
+        if let Err(error) = replace(fs, "", COPY_NAME, &bytes) {
+            // The manifest itself is durable: what was asked for is done.
+            tracing::warn!(%error, "the second copy of the manifest could not be written");
+        }
+        Ok(())
     }
 }

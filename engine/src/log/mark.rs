@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Envelope, EnvelopeFault, EpochId, Lsn};
 use crate::fs::{Access, File, Fs};
 
-const NAME: &str = "mark";
+pub(super) const NAME: &str = "mark";
 const SLOT_LEN: u64 = 4096;
 const ENVELOPE: Envelope = Envelope {
     magic: *b"OLMK",
@@ -39,13 +39,16 @@ pub(super) struct MarkFile {
     place: String,
     sequence: u64,
     newest: Option<Mark>,
+    /// Where a slot that does not hold begins.
+    damaged: Option<u64>,
 }
 
 impl MarkFile {
     pub(super) fn create(fs: &dyn Fs) -> Result<()> {
         let create = || {
             let file = fs.create(NAME)?;
-            file.set_len(2 * SLOT_LEN)?;
+            // Room that is there, so that a mark can be noted on a full disk.
+            file.write_at(0, &[0; 2 * crate::format::to_usize(SLOT_LEN)])?;
             file.sync()
         };
         create().map_err(|error| Error::io(format_args!("create {}/{NAME}", fs.place()), error))
@@ -55,21 +58,33 @@ impl MarkFile {
     pub(super) fn open(fs: &dyn Fs) -> Result<Self> {
         let place = format!("{}/{NAME}", fs.place());
         let reading = |error| Error::io(format_args!("read {place}"), error);
-        let file = fs.open(NAME, Access::Write).map_err(reading)?;
+        let file = fs.open(NAME, Access::Read).map_err(|error| {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                return reading(error);
+            }
+            let message = format!(
+                "{place} is gone: what this disk had acknowledged cannot be judged; nothing was \
+                 touched. `outlast repair --dir {}` makes it again from where the log ends",
+                fs.place()
+            );
+            Error::new(ErrorKind::Corrupt, message)
+        })?;
         let mut slots = Vec::new();
-        let mut damaged = 0;
+        let mut damaged = Vec::new();
         for offset in [0, SLOT_LEN] {
             let mut bytes = [0; 512];
             let read = file.read_at(offset, &mut bytes).map_err(reading)?;
             match decode(bytes.get(..read).unwrap_or_default()) {
                 Ok(slot) => slots.extend(slot),
-                Err(()) => damaged += 1,
+                Err(()) => damaged.push(offset),
             }
         }
-        if damaged == 2 {
+        if damaged.len() == 2 {
             let message = format!(
-                "both slots of {place} are damaged: what this disk held cannot be judged; \
-                 put back a copy of the file"
+                "both slots of {place} are damaged: what this disk had acknowledged cannot be \
+                 judged; nothing was touched. `outlast repair --dir {}` makes it again from where \
+                 the log ends",
+                fs.place()
             );
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
@@ -80,11 +95,44 @@ impl MarkFile {
             place,
             sequence,
             newest,
+            damaged: damaged.first().copied(),
         })
+    }
+
+    /// Makes the file again, in the place of one that tells nothing any more.
+    pub(super) fn make_again(fs: &dyn Fs, mark: Option<Mark>) -> Result<()> {
+        let mut bytes = vec![0; 2 * crate::format::to_usize(SLOT_LEN)];
+        if let Some(mark) = mark {
+            let slot = encode(0, mark);
+            bytes.iter_mut().zip(slot).for_each(|(to, from)| *to = from);
+        }
+        crate::fs::replace(fs, "", NAME, &bytes)
+            .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))
+    }
+
+    /// Where slots that do not hold begin: at most one, and a crash may have left it so.
+    pub(super) fn damaged_slots(&self) -> impl Iterator<Item = u64> {
+        self.damaged.into_iter()
+    }
+
+    /// From here on marks can be noted.
+    pub(super) fn make_writable(&mut self, fs: &dyn Fs) -> Result<()> {
+        let opened = fs.open(NAME, Access::Write);
+        self.file =
+            opened.map_err(|error| Error::io(format_args!("open {}", self.place), error))?;
+        Ok(())
     }
 
     pub(super) const fn newest(&self) -> Option<Mark> {
         self.newest
+    }
+
+    /// Forgets that the newest mark was noted, and answers with the number that it had.
+    #[cfg(test)]
+    pub(super) fn set_back_one(&mut self) -> u64 {
+        self.newest = None;
+        self.sequence -= 1;
+        self.sequence + 1
     }
 
     /// Notes `mark` durably.
@@ -93,17 +141,21 @@ impl MarkFile {
             return Ok(());
         }
         let sequence = self.sequence + 1;
-        let body = postcard::to_stdvec(&Slot { sequence, mark })
-            .unwrap_or_else(|error| panic!("a mark always encodes: {error}"));
+        let slot = encode(sequence, mark);
         let write = || {
-            self.file
-                .write_at((sequence % 2) * SLOT_LEN, &ENVELOPE.seal(&body))?;
+            self.file.write_at((sequence % 2) * SLOT_LEN, &slot)?;
             self.file.sync()
         };
         write().map_err(|error| Error::io(format_args!("write {}", self.place), error))?;
         (self.sequence, self.newest) = (sequence, Some(mark));
         Ok(())
     }
+}
+
+fn encode(sequence: u64, mark: Mark) -> Vec<u8> {
+    let body = postcard::to_stdvec(&Slot { sequence, mark })
+        .unwrap_or_else(|error| panic!("a mark always encodes: {error}"));
+    ENVELOPE.seal(&body)
 }
 
 fn decode(bytes: &[u8]) -> Result<Option<Slot>, ()> {

@@ -9,9 +9,11 @@
 //! runs. Locks are taken in the order writer, sink, queue, levels.
 
 mod blocks;
+mod check;
 mod commit;
 mod cursor;
 mod epoch;
+mod fault;
 mod follow;
 mod group;
 mod lane;
@@ -23,9 +25,14 @@ mod pipeline;
 mod positions;
 mod prepare;
 mod recovery;
+mod repair;
+mod reserve;
 mod rewind;
 mod segment;
+mod settle;
+mod survey;
 mod waiter;
+mod walk;
 mod writer;
 
 use std::sync::Arc;
@@ -48,17 +55,20 @@ use crate::config::Config;
 use crate::entropy::Entropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Chain, ClusterId, EpochId, FrameHeader, History, Lsn, NodeId, Position, limits, to_usize,
+    Chain, ClusterId, EpochId, FrameHeader, History, Lsn, NodeId, Position, limits,
 };
 use crate::fs::Fs;
 
+pub use check::{CheckReport, check, check_on};
 pub use cursor::LogCursor;
+pub use fault::{Fault, FaultKind, Remedy};
 pub use group::Group;
 pub use levels::{CommitOptions, Level};
 pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
 pub use pipeline::Pipeline;
 pub use positions::Positions;
+pub use repair::{RepairReport, Repaired, repair, repair_on};
 pub use waiter::CommitFuture;
 
 /// What a log may do at the moment.
@@ -138,6 +148,10 @@ pub(crate) struct Log {
     mark_armed: AtomicBool,
     armed_at_ns: AtomicU64,
     recovered: Mutex<Recovered>,
+    /// Whether the reserve is known to be whole.
+    reserve_kept: AtomicBool,
+    /// P: what the peer said that it holds of this log.
+    peer_holds: Mutex<Option<Lsn>>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -188,6 +202,12 @@ impl Log {
         self.cell.visible()
     }
 
+    /// Takes up what the peer holds of this log, before recovery is carried out: a tail that it has
+    /// is lost here, and not torn.
+    pub(crate) fn note_peer_holds(&self, lsn: Lsn) {
+        *self.peer_holds.lock() = Some(lsn);
+    }
+
     /// What recovery found, and what it did.
     pub(crate) fn recovered(&self) -> Recovered {
         self.recovered.lock().clone()
@@ -203,8 +223,12 @@ impl Log {
         }
     }
 
-    /// How far this node has noted durably that it fsynced what it received, and in which epoch.
+    /// How far this node has noted durably that it fsynced what it received, and in which epoch:
+    /// what it may have acknowledged, whether it still holds that or not.
     pub(crate) fn durable_mark(&self) -> Option<(EpochId, Lsn)> {
+        if let Some(lost) = self.manifest.lock().tail_lost {
+            return Some((lost.epoch, lost.lsn));
+        }
         self.mark.lock().newest().map(|mark| (mark.epoch, mark.lsn))
     }
 
@@ -361,10 +385,6 @@ impl Log {
             ),
             LogState::Writing => panic!("a writing log was asked why it does not write"),
         }
-    }
-
-    fn active_offset(lsn: Lsn, base: Lsn) -> usize {
-        to_usize(crate::format::SEGMENT_HEADER_LEN + lsn.bytes_since(base))
     }
 }
 

@@ -1,183 +1,155 @@
 //! Recovery: what a crash leaves, told apart from what rot leaves.
 //!
-//! The log is scanned up to X, where the first bytes lie that are not the next frame. What is done
-//! about them depends on **L**, the highest position that something vouches was durable *here*: a
-//! crash never takes away what was fsynced, so a fault below L is damage, and one at or above L is
-//! a tail that the crash tore.
+//! The log is read up to X, where the first bytes lie that are not the next frame. What is done
+//! about them depends on two thresholds. **L** is the highest position that something vouches was
+//! durable *here*: a crash never takes away what was fsynced, so a fault below L is damage, and one
+//! at or above L is a tail that the crash tore. **P** is what the peer has: where it has more than
+//! this disk, the tail is not gone but lost, and comes back from there.
 
-use crate::format::{
-    Chain, EpochRecord, FrameFault, FrameHeader, FrameKind, History, Lsn, Position,
-};
+use crate::format::{Lsn, LsnRange};
 use crate::planted::{Bug, on};
+
+/// P, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Peer {
+    /// There is none, or nobody waits for it: a single node, or an operator said so.
+    None,
+    /// It has not answered this process yet.
+    NotHeard,
+    /// Its log holds this much of this one's history.
+    Has(Lsn),
+}
+
+/// What this node was when it last wrote.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// It formed the last frames itself. Another node may hold them, and can be asked.
+    Writer,
+    /// It received them. It may be all that is left, and is sent again what it lacks.
+    Follower,
+}
 
 /// What the scan of a log found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Facts {
-    /// X: end of the last frame that holds.
+    /// X: end of the last frame before which all holds.
     pub(super) end: Lsn,
     /// L: highest position vouched durable here.
     pub(super) vouched: Lsn,
     /// Whether anything but zeros lies behind X.
     pub(super) litter: bool,
-    /// Whether this node was the writer.
-    pub(super) writer: bool,
+    pub(super) role: Role,
+    pub(super) peer: Peer,
 }
 
 /// What to do before the log goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Plan {
-    /// Nothing lies behind the end. Rewrite what lies behind L, in case the disk does not have it.
-    Clean,
-    /// A torn tail: keep a copy of what lies behind X, then zero it.
-    Cut,
-    /// Damage below L on a follower, which may be all that is left: cut as a torn tail, keep the
-    /// bytes aside, and say that acknowledged bytes up to `acked` must be sent again.
-    CutAcked {
-        /// L: what this node had acknowledged.
-        acked: Lsn,
+    /// Damage below L on a writer: touch nothing, name the range and its repair.
+    Refuse(LsnRange),
+    /// The peer may hold more: write nothing before it was heard.
+    Wait,
+    /// Go on from X. Where `cut`, keep a copy of what lies behind X and zero it.
+    Go {
+        /// Whether there is anything to cut.
+        cut: bool,
+        /// What the log lacks behind X.
+        missing: Missing,
     },
-    /// Damage below L on a writer: touch nothing.
-    Refuse,
+}
+
+/// What a log lacks behind X.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Missing {
+    /// Nothing that anybody was promised.
+    Nothing,
+    /// A lost tail: the peer was faster than this disk, and gives it back.
+    Fetch(LsnRange),
+    /// Bytes that this node had acknowledged: until they were sent again it says so.
+    Acked(LsnRange),
 }
 
 /// The decision, for every combination of facts.
 pub(super) fn plan(facts: Facts) -> Plan {
-    if on(Bug::CutInMidLog) && facts.litter {
-        return Plan::Cut;
+    let Facts {
+        end,
+        vouched,
+        litter: cut,
+        role,
+        peer,
+    } = facts;
+    let missing = |missing| Plan::Go { cut, missing };
+    if on(Bug::CutInMidLog) && cut {
+        return missing(Missing::Nothing);
     }
-    match (facts.end < facts.vouched, facts.writer, facts.litter) {
-        (true, true, _) => Plan::Refuse,
-        (true, false, _) => Plan::CutAcked {
-            acked: facts.vouched,
-        },
-        (false, _, true) => Plan::Cut,
-        (false, _, false) => Plan::Clean,
-    }
-}
-
-/// What a scan of the active segment found.
-#[derive(Debug)]
-pub(super) struct Scan {
-    /// The chain behind the last frame that holds.
-    pub(super) chain: Chain,
-    /// Bytes of the frames that hold.
-    pub(super) len: usize,
-    /// Where each of them ends.
-    pub(super) ends: Vec<Position>,
-    /// Epochs that begin in them.
-    pub(super) epochs: Vec<EpochRecord>,
-    /// What stopped the scan.
-    pub(super) fault: Option<FrameFault>,
-    /// Highest watermark of a frame that this node formed.
-    pub(super) vouched: Lsn,
-    /// Whether anything but zeros lies behind.
-    pub(super) litter: bool,
-}
-
-/// Scans `bytes`, the room for frames of the active segment, from the chain of its header on.
-///
-/// `formed_here` tells whether this node itself wrote the byte at a position in an epoch; only then
-/// does the watermark of a frame vouch for anything on this disk.
-pub(super) fn scan(
-    start: Chain,
-    bytes: &[u8],
-    history: &History,
-    formed_here: &dyn Fn(Lsn, &EpochRecord) -> bool,
-) -> Scan {
-    let mut found = Scan {
-        chain: start,
-        len: 0,
-        ends: Vec::new(),
-        epochs: Vec::new(),
-        fault: None,
-        vouched: Lsn::ZERO,
-        litter: false,
-    };
-    let mut known = history.epochs().to_vec();
-    let vouches = |header: &FrameHeader, known: &[EpochRecord]| {
-        let order = (header.term, header.start);
-        let epoch = known.iter().find(|epoch| epoch.order() == order);
-        epoch.is_some_and(|epoch| formed_here(header.lsn, epoch))
-    };
-    while found.len < bytes.len() {
-        let rest = bytes.get(found.len..).unwrap_or_default();
-        match found.chain.check_frame(rest) {
-            Ok((header, epoch)) => {
-                if let Some(epoch) = &epoch {
-                    assert_eq!(header.kind, FrameKind::Epoch);
-                    if known.iter().all(|other| other.id != epoch.id) {
-                        known.push(epoch.clone());
-                    }
-                }
-                if vouches(&header, &known) {
-                    found.vouched = found.vouched.max(header.watermark);
-                }
-                found.chain = found.chain.after(&header, epoch.as_ref());
-                found.len += header.frame_len();
-                found.ends.push(found.chain.position());
-                found.epochs.extend(epoch);
-            }
-            Err(fault) => {
-                found.fault = Some(fault);
-                break;
-            }
+    match (end < vouched, role, peer) {
+        (true, Role::Writer, _) => Plan::Refuse(LsnRange::new(end, vouched)),
+        (true, Role::Follower, _) => missing(Missing::Acked(LsnRange::new(end, vouched))),
+        // Two nodes that start together never wait for each other: a follower does not ask.
+        (false, Role::Follower, _) | (false, Role::Writer, Peer::None) => missing(Missing::Nothing),
+        (false, Role::Writer, Peer::NotHeard) => Plan::Wait,
+        (false, Role::Writer, Peer::Has(lsn)) if lsn > end => {
+            missing(Missing::Fetch(LsnRange::new(end, lsn)))
         }
+        (false, Role::Writer, Peer::Has(_)) => missing(Missing::Nothing),
     }
-    // A frame that survived behind the fault proves nothing by being there: its own write was not
-    // synced. But its watermark may say that the damaged bytes were.
-    let behind = bytes.get(found.len..).unwrap_or_default();
-    found.litter = behind.iter().any(|byte| *byte != 0);
-    if found.litter {
-        for offset in (8..behind.len()).step_by(8) {
-            let lsn = found.chain.lsn.advance(offset as u64);
-            let at = behind.get(offset..).unwrap_or_default();
-            if at.first_chunk() != Some(b"OLF1") {
-                continue;
-            }
-            let stray = known.iter().find_map(|epoch| {
-                FrameHeader::stray(at, lsn, &epoch.into()).filter(|_| formed_here(lsn, epoch))
-            });
-            let stale = known
-                .iter()
-                .find_map(|epoch| FrameHeader::stray(at, lsn, &epoch.into()));
-            if on(Bug::StaleFrame)
-                && let Some(header) = stale
-            {
-                found.len += offset + header.frame_len();
-                found.chain.lsn = header.end();
-                break;
-            }
-            if let Some(header) = stray {
-                found.vouched = found.vouched.max(header.watermark);
-            }
-        }
-    }
-    found
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The table of `FORMAT.md`, line by line, over every input.
     #[test]
     fn every_combination_of_facts_has_its_plan() {
-        for writer in [false, true] {
-            for litter in [false, true] {
-                for (end, vouched) in [(0, 0), (8, 0), (8, 8), (8, 16), (0, 8)] {
-                    let facts = Facts {
-                        end: Lsn(end),
-                        vouched: Lsn(vouched),
-                        litter,
-                        writer,
-                    };
-                    let plan = plan(facts);
-                    let damaged = end < vouched;
-                    assert_eq!(matches!(plan, Plan::Refuse), damaged && writer, "{facts:?}");
-                    assert_eq!(matches!(plan, Plan::CutAcked { .. }), damaged && !writer);
-                    assert_eq!(matches!(plan, Plan::Cut), !damaged && litter);
-                    assert_eq!(matches!(plan, Plan::Clean), !damaged && !litter);
+        let mut seen = 0;
+        for (x, l) in [(0, 0), (8, 0), (8, 8), (8, 16), (0, 8)] {
+            let (end, vouched) = (Lsn(x), Lsn(l));
+            let peers = [0, x.saturating_sub(8), x, x + 8, x + 80].map(|p| Peer::Has(Lsn(p)));
+            for peer in peers.into_iter().chain([Peer::None, Peer::NotHeard]) {
+                for role in [Role::Writer, Role::Follower] {
+                    for litter in [false, true] {
+                        let facts = Facts {
+                            end,
+                            vouched,
+                            litter,
+                            role,
+                            peer,
+                        };
+                        assert_eq!(plan(facts), expected(facts), "{facts:?}");
+                        seen += 1;
+                    }
                 }
             }
+        }
+        assert_eq!(seen, 5 * 7 * 2 * 2);
+    }
+
+    fn expected(facts: Facts) -> Plan {
+        let lost = LsnRange::new(facts.end, facts.vouched);
+        let damaged = facts.end < facts.vouched;
+        let cut = facts.litter;
+        if facts.role == Role::Follower {
+            let missing = if damaged {
+                Missing::Acked(lost)
+            } else {
+                Missing::Nothing
+            };
+            return Plan::Go { cut, missing };
+        }
+        if damaged {
+            return Plan::Refuse(lost);
+        }
+        match facts.peer {
+            Peer::NotHeard => Plan::Wait,
+            Peer::Has(p) if p > facts.end => Plan::Go {
+                cut,
+                missing: Missing::Fetch(LsnRange::new(facts.end, p)),
+            },
+            Peer::None | Peer::Has(_) => Plan::Go {
+                cut,
+                missing: Missing::Nothing,
+            },
         }
     }
 }

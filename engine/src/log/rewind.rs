@@ -3,15 +3,15 @@
 
 use std::sync::Arc;
 
-use super::blocks::BlockWriter;
 use super::mark::Mark;
-use super::open::{ASIDE, count_frames};
+use super::open::ASIDE;
 use super::segment::{self, Segment, file_name};
+use super::settle::replace_segment;
+use super::walk::count_frames;
 use super::writer::Active;
 use super::{Log, LogState};
 use crate::error::{Error, Result};
-use crate::format::{Chain, Lsn, SEGMENT_HEADER_LEN, to_usize};
-use crate::fs::BLOCK_LEN;
+use crate::format::{Chain, Lsn};
 
 impl Log {
     /// Puts everything from `fork` on aside, durably, and cuts the log there. Only for a follower,
@@ -45,7 +45,10 @@ impl Log {
             .inspect_err(|error| self.poison(error))?;
         writer.active = cut;
         writer.chain = chain;
-        self.change_manifest(|manifest| manifest.history = history.clone())?;
+        self.change_manifest(|manifest| {
+            manifest.history = history.clone();
+            manifest.forget_received(fork);
+        })?;
         *self.history.write() = history;
         self.cell.rewind(chain.position());
         drop(writer);
@@ -97,23 +100,7 @@ impl Log {
             return Ok(None);
         }
         let kept = last.read_whole(fs, fork)?;
-        let name = file_name(last.header.ordinal);
-        let temporary = format!("{name}.tmp");
-        let file = fs.create(&temporary).map_err(cutting)?;
-        file.write_at(0, &last.header.encode()).map_err(cutting)?;
-        file.write_at(SEGMENT_HEADER_LEN, &kept).map_err(cutting)?;
-        file.set_len(self.segment_size).map_err(cutting)?;
-        // Zeros that are there and not only promised, so that later writes need no journal.
-        let mut at = SEGMENT_HEADER_LEN + kept.len() as u64;
-        while at < self.segment_size {
-            let len = (self.segment_size - at).min(1 << 20);
-            file.write_at(at, &vec![0; to_usize(len)])
-                .map_err(cutting)?;
-            at += len;
-        }
-        file.sync().map_err(cutting)?;
-        fs.rename(&temporary, &name).map_err(cutting)?;
-        fs.sync_dir(segment::DIR).map_err(cutting)?;
+        replace_segment(fs, &last.header, &kept, None).map_err(cutting)?;
 
         let segment = Arc::new(Segment::active(last.header.clone()));
         let base = last.header.base();
@@ -127,12 +114,8 @@ impl Log {
             chain.lsn,
             "the cut segment ends elsewhere than the chain"
         );
-        let offset = SEGMENT_HEADER_LEN + kept.len() as u64;
-        let head = kept.len() % BLOCK_LEN;
-        let block = offset - head as u64;
-        let head = kept.slice(kept.len() - head..);
-        let blocks = BlockWriter::new(self.open_for_writing(last.header.ordinal)?, block, &head);
-        let frames = count_frames(&segment, fs)?;
+        let blocks = self.blocks_at(&segment, &kept)?;
+        let frames = count_frames(&kept);
         Ok(Some(Active {
             segment,
             blocks,
@@ -150,5 +133,3 @@ pub(super) fn sweep(fs: &dyn crate::fs::Fs) -> std::io::Result<()> {
     }
     Ok(())
 }
-
-const _: () = assert!(SEGMENT_HEADER_LEN.is_multiple_of(BLOCK_LEN as u64));

@@ -169,7 +169,8 @@ impl Segment {
 
     fn is_cut(&self, len: usize, end: usize) -> Error {
         let message = format!(
-            "{} is {len} bytes long and its frames end at {end}: it was cut; put back a copy",
+            "{} is {len} bytes long and its frames end at {end}: it was cut; stop \
+             the node, and `outlast check` names the damage and its repair",
             file_name(self.header.ordinal)
         );
         Error::new(ErrorKind::Corrupt, message)

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 
 use super::blocks::BlockWriter;
+use super::lane::Reserve;
 use super::segment::{Segment, file_name};
 use super::{Log, LogState};
 use crate::config::WriteMode;
@@ -28,7 +29,7 @@ pub(super) struct Writer {
     /// Log time counts from here: the wall clock at the start of the epoch, and the monotonic one.
     pub(super) log_base: (u64, u64),
     /// What recovery still has to do before anything is written.
-    pub(super) unsettled: Option<super::open::Unsettled>,
+    pub(super) unsettled: Option<super::settle::Unsettled>,
 }
 
 pub(super) struct Active {
@@ -74,23 +75,28 @@ impl Log {
     /// it does not fit. Answers whether the frame will be the first of its segment.
     ///
     /// On error nothing of the frame was written and the log can go on.
-    pub(super) fn make_room(&self, writer: &mut Writer, len: usize) -> Result<bool> {
+    pub(super) fn make_room(
+        &self,
+        writer: &mut Writer,
+        len: usize,
+        reserve: Reserve,
+    ) -> Result<bool> {
         match &writer.active {
             Some(active) if active.segment.room() >= len as u64 => {
                 Ok(active.segment.range().is_empty())
             }
-            _ => self.rotate(writer).map(|()| true),
+            _ => self.rotate(writer, reserve).map(|()| true),
         }
     }
 
     /// Seals the active segment, if there is one, and goes on in the next.
-    pub(super) fn rotate(&self, writer: &mut Writer) -> Result<()> {
+    pub(super) fn rotate(&self, writer: &mut Writer, reserve: Reserve) -> Result<()> {
         // The file first: a full disk is met before anything changed.
         // Behind the last segment, which is a sealed one after a crash between a seal and the next
         // header.
         let last = self.segments.last();
         let ordinal = last.map_or(1, |segment| segment.header.ordinal + 1);
-        self.take_prepared(ordinal)?;
+        self.take_prepared(ordinal, reserve)?;
         if let Some(active) = &writer.active {
             self.seal(active, &writer.chain)?;
         }
@@ -149,7 +155,7 @@ impl Log {
             .write_block(offset, &footer.encode())
             .map_err(poisoning)?;
         active.blocks.sync().map_err(poisoning)?;
-        Ok(())
+        self.note_mark().inspect_err(|error| self.poison(error))
     }
 
     pub(super) fn open_for_writing(&self, ordinal: u64) -> Result<Arc<dyn File>> {
@@ -230,7 +236,7 @@ impl Log {
         form: impl FnOnce(&mut Chain, bool) -> Bytes,
         len: usize,
     ) -> Result<(FrameHeader, Bytes)> {
-        let first = self.make_room(writer, len)?;
+        let first = self.make_room(writer, len, Reserve::Usable)?;
         let before = writer.chain;
         let frame = form(&mut writer.chain, first);
         let header = match before.check_header(&frame) {
@@ -269,8 +275,18 @@ impl Log {
         self.not_writing()
     }
 
+    /// Goes on behind `frames`, all that the segment's file holds.
+    pub(super) fn blocks_at(&self, segment: &Segment, frames: &Bytes) -> Result<BlockWriter> {
+        let head = frames.len() % BLOCK_LEN;
+        let offset = SEGMENT_HEADER_LEN + (frames.len() - head) as u64;
+        let head = frames.slice(frames.len() - head..);
+        let file = self.open_for_writing(segment.header.ordinal)?;
+        Ok(BlockWriter::new(file, offset, &head))
+    }
+
     /// Rewrites `[from, end)` of the active segment, whose first block it fills up from memory, and
-    /// syncs it: after a crash the page cache can show bytes that the disk does not have.
+    /// syncs it: after a crash, or after an fsync that failed, the page cache can show bytes that
+    /// the disk does not have.
     pub(super) fn rewrite(&self, segment: &Segment, from: Lsn) -> Result<BlockWriter> {
         let range = segment.range();
         let from = from.clamp(range.start, range.end);
@@ -288,8 +304,10 @@ impl Log {
             self.poison(&error);
             error
         };
-        let mut blocks = BlockWriter::new(file, block, &[]);
-        let mut at = if block < SEGMENT_HEADER_LEN {
+        let whole = from == range.start;
+        let mut blocks = BlockWriter::new(file, if whole { 0 } else { block }, &[]);
+        // The header was written with the first frame: the disk may lack both.
+        let mut at = if whole {
             blocks
                 .append([segment.header.encode().as_slice()])
                 .map_err(poisoning)?;

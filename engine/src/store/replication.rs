@@ -162,6 +162,12 @@ impl Store {
             .append_control(FrameKind::Protection, record.encode())
     }
 
+    /// Takes up how far the peer's log holds this node's history, as it said in a handshake, before
+    /// recovery is carried out: a tail that the peer has is lost here, and not torn.
+    pub fn note_peer_holds(&self, lsn: Lsn) {
+        self.log().note_peer_holds(lsn);
+    }
+
     /// Whether a standby has attached to this node in its term.
     #[must_use]
     pub fn is_attached(&self) -> bool {

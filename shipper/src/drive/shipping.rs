@@ -202,6 +202,7 @@ pub fn primary_view(store: &Store) -> PrimaryView {
 
 /// Takes frames of this node's own lost tail back.
 fn fetch(store: &Store, run: &FrameRun) -> Result<Position> {
+    store.note_peer_holds(run.range().end);
     store.begin_following()?;
     store.note_fetched(run.range())?;
     store.append_run(run)?;
