@@ -1,5 +1,7 @@
 //! Epochs and the history that they form.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -135,6 +137,15 @@ impl History {
     /// # Errors
     /// When `record` does not continue this history.
     pub fn push(&mut self, record: EpochRecord) -> Result<(), HistoryFault> {
+        if self.find(record.id).is_some() {
+            let (id, fork) = (record.id, record.fork);
+            return Err(HistoryFault::Fork { id, fork });
+        }
+        self.push_new(record)
+    }
+
+    /// Adds an epoch whose id is known to be none of those that are there.
+    fn push_new(&mut self, record: EpochRecord) -> Result<(), HistoryFault> {
         let id = record.id;
         let newest = self.last().map_or(EpochId::NONE, |last| last.id);
         if self.epochs.len() >= EPOCHS_MAX || !record.within_limits() {
@@ -153,7 +164,7 @@ impl History {
         } else {
             record.fork >= fork_least
         };
-        if !fork_fits || id == EpochId::NONE || self.find(id).is_some() {
+        if !fork_fits || id == EpochId::NONE {
             return Err(HistoryFault::Fork {
                 id,
                 fork: record.fork,
@@ -272,9 +283,16 @@ impl TryFrom<Vec<EpochRecord>> for History {
 
     fn try_from(records: Vec<EpochRecord>) -> Result<Self, HistoryFault> {
         let mut history = Self::new();
-        records
-            .into_iter()
-            .try_for_each(|record| history.push(record))?;
+        // A set for all of them: looking through the history for each is quadratic, and the longest
+        // history took minutes to read.
+        let mut ids = HashSet::with_capacity(records.len().min(EPOCHS_MAX));
+        for record in records {
+            let (id, fork) = (record.id, record.fork);
+            if !ids.insert(id) {
+                return Err(HistoryFault::Fork { id, fork });
+            }
+            history.push_new(record)?;
+        }
         Ok(history)
     }
 }
@@ -339,6 +357,30 @@ mod tests {
         h.push(record(1, 2, 2, 1, 1, 10)).unwrap();
         h.push(record(2, 3, 3, 2, 3, 20)).unwrap();
         assert_eq!(h.term(), 2);
+    }
+
+    #[test]
+    fn the_longest_history_is_read_at_once_and_no_id_comes_twice() {
+        let id = |n: u32| EpochId(std::array::from_fn(|i| n.to_le_bytes()[i % 4]));
+        let records: Vec<_> = (1..=100_000u32)
+            .map(|n| EpochRecord {
+                start: n,
+                id: id(n),
+                parent: if n == 1 { EpochId::NONE } else { id(n - 1) },
+                opened_by: id(1),
+                fork: Lsn(u64::from(n - 1) * 8),
+                ..record(1, 1, 1, 0, 1, 0)
+            })
+            .collect();
+        let bytes = postcard::to_stdvec(&records).unwrap();
+        let before = std::time::Instant::now();
+        let history: History = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(history.epochs().len(), EPOCHS_MAX);
+        let took = before.elapsed();
+        assert!(took.as_secs() < 5, "{took:?}");
+        let mut twice = records;
+        twice[50_000].id = id(7);
+        assert!(History::try_from(twice).is_err());
     }
 
     #[test]
