@@ -52,8 +52,10 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn every_command_has_a_help_text() {
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 7] = [
         &[],
+        &["check"],
+        &["repair"],
         &["relay"],
         &["bench"],
         &["bench", "floors"],
@@ -542,4 +544,90 @@ fn dump_shows_a_log_and_names_the_first_byte_that_does_not_hold() {
     let place = format!("at offset {offset}, LSN {}", first["lsn"]);
     assert!(text.contains("000000000001.seg"), "{text}");
     assert!(text.contains(&place), "{text}");
+}
+
+#[test]
+fn damage_is_named_by_check_and_mended_by_repair_with_a_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    let here = |arguments: &[&str]| run(&[arguments, &["--dir", node.to_str().unwrap()]].concat());
+    let made = here(&["init", "--name", "a", "--segment-size", "64KiB"]);
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let store = outlast_engine::Store::open(&node, outlast_engine::Config::default()).unwrap();
+    store
+        .begin_epoch(outlast_engine::EpochReason::Init, "")
+        .unwrap();
+    let keyspace = store.keyspace("default").unwrap();
+    for n in 0..20 {
+        let mut batch = outlast_engine::Batch::new();
+        batch
+            .put(&keyspace, format!("key-{n}"), vec![1; 5000])
+            .unwrap();
+        let options = outlast_engine::CommitOptions::default();
+        store.commit(batch, options).unwrap();
+    }
+    let running = here(&["check"]);
+    assert_eq!(running.status.code(), Some(4), "{}", stderr(&running));
+    store.close().unwrap();
+    drop((store, keyspace));
+
+    let sound = here(&["check"]);
+    assert_eq!(sound.status.code(), Some(0), "{}", stdout(&sound));
+    assert!(stdout(&sound).contains("no faults"), "{}", stdout(&sound));
+    let copy = dir.path().join("copy");
+    fs::create_dir_all(copy.join("log")).unwrap();
+    for entry in fs::read_dir(node.join("log")).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.join("log").join(entry.file_name())).unwrap();
+    }
+
+    let file = node.join("log/000000000001.seg");
+    let sound = fs::read(&file).unwrap();
+    let mut bytes = sound.clone();
+    bytes[20_000] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let damaged = here(&["check", "-o", "json"]);
+    assert_eq!(damaged.status.code(), Some(5), "{}", stdout(&damaged));
+    let report = json(stdout(&damaged));
+    let fault = &report["faults"][0];
+    assert_eq!(
+        (&fault["kind"], &fault["remedy"]),
+        (&"frames".into(), &"repair-from".into())
+    );
+    assert_eq!(fault["file"], "log/000000000001.seg");
+    let offset = fault["offset_bytes"].as_u64().unwrap();
+    let len = fault["len_bytes"].as_u64().unwrap();
+    assert!(offset <= 20_000 && 20_000 < offset + len, "{fault}");
+    assert_eq!(fault["from_lsn"].as_u64(), Some(offset - 4096));
+    assert!(report["next"].as_str().unwrap().contains("outlast repair"));
+    let table = here(&["check"]);
+    assert!(
+        stdout(&table).contains("repair --from"),
+        "{}",
+        stdout(&table)
+    );
+
+    // The refusal to start names the same commands.
+    let served = here(&["serve"]);
+    assert_eq!(served.status.code(), Some(5), "{}", stderr(&served));
+    for part in ["outlast check --dir", "outlast repair --dir"] {
+        assert!(stderr(&served).contains(part), "{}", stderr(&served));
+    }
+
+    let alone = here(&["repair"]);
+    assert_eq!(alone.status.code(), Some(5), "{}", stdout(&alone));
+    let from = ["repair", "--from", copy.to_str().unwrap()];
+    let rehearsed = here(&[&from[..], &["--dry-run"]].concat());
+    assert_eq!(rehearsed.status.code(), Some(0), "{}", stderr(&rehearsed));
+    assert!(stdout(&rehearsed).contains("would mend"));
+    assert_ne!(fs::read(&file).unwrap(), sound);
+    let mended = here(&from);
+    assert_eq!(mended.status.code(), Some(0), "{}", stderr(&mended));
+    assert!(
+        stdout(&mended).contains("from the copy"),
+        "{}",
+        stdout(&mended)
+    );
+    assert_eq!(fs::read(&file).unwrap(), sound);
+    assert_eq!(here(&["check"]).status.code(), Some(0));
 }

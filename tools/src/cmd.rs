@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 mod bench;
+mod check;
 mod demo;
 mod dump;
 mod init;
@@ -9,6 +10,7 @@ mod pin;
 mod promote;
 mod read;
 mod relay;
+mod repair;
 mod resume;
 mod serve;
 mod status;
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     Tail(read::Tail),
     Demo(demo::Demo),
     Dump(dump::Dump),
+    Check(check::Check),
+    Repair(repair::Repair),
     Relay(Box<relay::Relay>),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -56,6 +60,8 @@ impl Command {
             Self::Tail(tail) => tail.run(global),
             Self::Demo(demo) => demo.run(global),
             Self::Dump(dump) => dump.run(global),
+            Self::Check(check) => check.run(global),
+            Self::Repair(repair) => repair.run(global),
             Self::Relay(relay) => relay.run(global),
             Self::Bench(bench) => bench.run(global),
         }

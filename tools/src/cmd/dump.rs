@@ -75,7 +75,7 @@ impl Dump {
 
 fn corrupt(fault: &Fault) -> Failure {
     let failure = Failure::new(Exit::Corruption, anyhow::anyhow!("{fault}"));
-    failure.hint("nothing was changed; keep the file, and put back a copy of it")
+    failure.hint("nothing was changed; `outlast check` names every fault and its repair")
 }
 
 /// The segments of a node in order, and what the directory says of the node.
