@@ -1,5 +1,6 @@
 mod check;
 mod full;
+mod golden;
 mod recover;
 
 use std::collections::BTreeMap;
