@@ -80,8 +80,8 @@ pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
     About, CheckReport, CommitFuture, CommitOptions, Fault, FaultKind, Group, Level, LogCursor,
-    LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy, RepairReport, Repaired,
-    ReplicaPositions, TermMark, about, check, check_on, repair, repair_on,
+    LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy, RepairReport,
+    Repaired, ReplicaPositions, TermMark, about, check, check_on, repair, repair_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};
