@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId};
+use crate::format::{
+    ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId, SegmentHeader,
+};
 use crate::fs::{Fs, read_all, replace};
 
 pub(super) const NAME: &str = "manifest";
@@ -196,7 +198,22 @@ impl Manifest {
             }
             _ => corrupt(fault.to_string()),
         })?;
-        postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))
+        let manifest: Self =
+            postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        // A checksum that holds says that these are the bytes written, not that a sound program
+        // wrote them.
+        if !SegmentHeader::size_fits(manifest.segment_size) {
+            let bytes = manifest.segment_size;
+            return Err(corrupt(format!("it speaks of segments of {bytes} bytes")));
+        }
+        if let Some(range) = manifest
+            .received
+            .iter()
+            .find(|range| range.start > range.end)
+        {
+            return Err(corrupt(format!("it speaks of {range} as received")));
+        }
+        Ok(manifest)
     }
 
     /// Makes this manifest the durable one.
