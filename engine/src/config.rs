@@ -85,6 +85,16 @@ pub struct Config {
     /// How long after the last fsync an idle log vouches for itself with a watermark frame, and how
     /// long at most a follower's own mark lags behind its fsyncs. Default 50 ms.
     pub idle_mark_after: Duration,
+    /// After how many changes of keys the index's memtable is written to disk. Its memory, and the
+    /// time that opening takes after a crash, grow with this. Default 100,000.
+    pub flush_after_entries: usize,
+    /// After how many bytes of log, at most, the index's memtable is written to disk. Default
+    /// 16 MiB.
+    pub flush_after_log_bytes: u64,
+    /// How many bytes of log behind the newest state past states stay readable
+    /// ([`Store::snapshot_at`](crate::Store::snapshot_at)). More of it keeps more versions of keys
+    /// in the index. Default 64 MiB.
+    pub history_log_bytes: u64,
     /// Whether a thread does the background work (preparing segments, marks). Default yes; without
     /// it, whoever owns the store calls its background step.
     pub background: bool,
@@ -95,6 +105,9 @@ impl Default for Config {
         Self {
             write_mode: WriteMode::Auto,
             idle_mark_after: Duration::from_millis(50),
+            flush_after_entries: 100_000,
+            flush_after_log_bytes: 16 << 20,
+            history_log_bytes: 64 << 20,
             background: true,
         }
     }

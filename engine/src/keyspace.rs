@@ -131,6 +131,15 @@ impl Catalogue {
         self.names.read().by_id.values().cloned().collect()
     }
 
+    /// The records that made them, by id.
+    pub(crate) fn records(&self) -> Vec<KeyspaceRecord> {
+        let record = |keyspace: Keyspace| KeyspaceRecord {
+            id: keyspace.id(),
+            name: keyspace.name().to_owned(),
+        };
+        self.all().into_iter().map(record).collect()
+    }
+
     /// The record that makes a keyspace of this name; nothing is made before it is in the log.
     ///
     /// # Errors

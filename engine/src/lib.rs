@@ -85,5 +85,5 @@ pub use log::{
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};
-pub use store::{IndexSize, Store};
+pub use store::{IndexSize, Store, rebuild_index};
 pub use tail::{Change, Committed, Tail};

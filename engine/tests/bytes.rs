@@ -114,7 +114,8 @@ fn outcome(fs: &MemFs, expected: &Contents, what: &dyn std::fmt::Debug) -> Outco
         let place = ["log/", "manifest", "mark"]
             .iter()
             .any(|part| said.contains(part))
-            || said.contains("segment ");
+            || said.contains("segment ")
+            || said.contains("the record at ");
         assert!(place, "{what:?}: it does not say where: {said}");
         Outcome::Named
     };

@@ -9,6 +9,7 @@ mod load;
 mod pin;
 mod promote;
 mod read;
+mod rebuild_index;
 mod relay;
 mod repair;
 mod resume;
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Dump(dump::Dump),
     Check(check::Check),
     Repair(repair::Repair),
+    RebuildIndex(rebuild_index::RebuildIndex),
     Relay(Box<relay::Relay>),
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -62,6 +64,7 @@ impl Command {
             Self::Dump(dump) => dump.run(global),
             Self::Check(check) => check.run(global),
             Self::Repair(repair) => repair.run(global),
+            Self::RebuildIndex(rebuild) => rebuild.run(global),
             Self::Relay(relay) => relay.run(global),
             Self::Bench(bench) => bench.run(global),
         }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::control::ControlFault;
 use super::ids::{EpochId, Lsn, NodeId};
 use super::limits::{EPOCHS_MAX, NODE_NAME_LEN_MAX, NOTE_LEN_MAX};
 
@@ -51,6 +52,14 @@ pub struct EpochRecord {
 }
 
 impl EpochRecord {
+    /// The record in the payload of its frame.
+    ///
+    /// # Errors
+    /// When the payload is another thing.
+    pub fn decode(payload: &[u8]) -> Result<Self, ControlFault> {
+        super::control::decode(payload)
+    }
+
     /// The order of epochs: the term first, then the start.
     #[must_use]
     pub const fn order(&self) -> (u32, u32) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Index, KeyRange, Version};
+use crate::error::Result;
 
 /// Which end of a range is read next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,22 +51,22 @@ impl Cursor {
     }
 
     /// The next keys from one end, at most `limit` of them; none once nothing is left.
-    pub(crate) fn take(&mut self, direction: Direction, limit: usize) -> Vec<Found> {
+    ///
+    /// # Errors
+    /// `Corrupt` when a run does not hold, `Io`. Nothing is left then.
+    pub(crate) fn take(&mut self, direction: Direction, limit: usize) -> Result<Vec<Found>> {
         if self.exhausted {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut portion = Vec::with_capacity(limit);
-        self.index.visit(
-            &self.left.as_slices(),
-            direction,
-            limit,
-            &mut |key, version| {
-                portion.push(Found {
-                    key: Bytes::copy_from_slice(key),
-                    version,
-                });
-            },
-        );
+        let mut found = |key: &[u8], version| {
+            let key = Bytes::copy_from_slice(key);
+            portion.push(Found { key, version });
+        };
+        let left = self.left.as_slices();
+        self.index
+            .visit(&left, direction, limit, &mut found)
+            .inspect_err(|_| self.exhausted = true)?;
         self.exhausted = portion.len() < limit;
         if let Some(last) = portion.last() {
             let bound = Bound::Excluded(last.key.clone());
@@ -74,7 +75,7 @@ impl Cursor {
                 Direction::Reverse => self.left.upper = bound,
             }
         }
-        portion
+        Ok(portion)
     }
 }
 

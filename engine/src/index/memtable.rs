@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry;
 
-use super::version::{Place, Probe, VersionKey};
+use super::version::{Place, Probe, Resume, VersionKey};
 use super::{KeyRange, Version};
+use crate::error::Result;
 use crate::format::{Lsn, Op};
 
 /// Versions of one key that are stepped over one by one before the list is searched instead: a step
@@ -52,6 +53,34 @@ impl Memtable {
 
     pub(super) fn memory_bytes(&self) -> usize {
         self.versions.len() * NODE_BYTES + self.key_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Hands the versions behind `resume` to `take` in their order, at most `limit` of them, and
+    /// moves `resume` behind them; whether they were the last.
+    pub(super) fn export(
+        &self,
+        resume: &mut Resume,
+        limit: usize,
+        take: &mut dyn FnMut(u32, &[u8], Version) -> Result<()>,
+    ) -> Result<bool> {
+        let mut next = match resume.probe() {
+            None => self.versions.front(),
+            Some(probe) => self
+                .versions
+                .lower_bound::<dyn Place>(Bound::Excluded(&probe)),
+        };
+        for _ in 0..limit {
+            let Some(node) = &mut next else {
+                return Ok(true);
+            };
+            let key = node.key();
+            take(key.keyspace(), key.key(), version(node))?;
+            resume.set(key);
+            if !node.move_next() {
+                return Ok(true);
+            }
+        }
+        Ok(next.is_none())
     }
 
     /// Visits at most `limit` keys that have a value, lowest first.

@@ -5,21 +5,33 @@
 //! time and built again by replaying the log. A reader names a position and sees, of each key, the
 //! newest version below it, so what is inserted meanwhile never disturbs it.
 //!
+//! ```text
+//! insert ─→ memtable ─→ frozen memtables ─→ runs on disk, by level   (each older than the one before)
+//! ```
+//!
 //! **Architecture invariant:** nothing outside this module knows how versions are kept. Readers
 //! never block the writer, nor it them.
 
 mod cursor;
+mod files;
+mod inspect;
+mod manifest;
 mod memtable;
+mod run;
 #[cfg(test)]
 mod tests;
 mod version;
+mod view;
 
 use std::ops::Bound;
 
-use self::memtable::Memtable;
 use crate::format::{Lsn, Op};
 
 pub(crate) use self::cursor::{Cursor, Direction, Found};
+pub(crate) use self::files::{Flush, IndexFiles};
+pub(crate) use self::inspect::{forget, inspect};
+pub(crate) use self::manifest::IndexManifest;
+pub(crate) use self::view::{Frozen, Index, Runs};
 
 /// One version of one key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,46 +52,4 @@ pub(crate) struct KeyRange<K> {
     pub(crate) upper: Bound<K>,
     /// Versions at or above this position do not exist for the reader.
     pub(crate) at: Lsn,
-}
-
-/// The versions of all keys of all keyspaces. Insert-only.
-#[derive(Debug, Default)]
-pub(crate) struct Index {
-    memtable: Memtable,
-}
-
-impl Index {
-    /// Adds a version. Inserting the same one again changes nothing.
-    pub(crate) fn insert(&self, keyspace: u32, key: &[u8], version: Version) {
-        self.memtable.insert(keyspace, key, version);
-    }
-
-    /// The newest version of `key` below `at`, a delete included.
-    pub(crate) fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Version> {
-        self.memtable.get(keyspace, key, at)
-    }
-
-    /// Visits at most `limit` keys that have a value in `range`, from its start or from its end.
-    fn visit(
-        &self,
-        range: &KeyRange<&[u8]>,
-        direction: Direction,
-        limit: usize,
-        visit: &mut dyn FnMut(&[u8], Version),
-    ) {
-        match direction {
-            Direction::Forward => self.memtable.forward(range, limit, visit),
-            Direction::Reverse => self.memtable.reverse(range, limit, visit),
-        }
-    }
-
-    /// Versions held, deletes included.
-    pub(crate) fn versions(&self) -> usize {
-        self.memtable.versions()
-    }
-
-    /// Memory taken, in bytes: an estimate that counts each node with its average height.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        self.memtable.memory_bytes()
-    }
 }

@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::format::ClusterId;
 
 /// Every version, by keyspace and key, oldest first.
 type Model = BTreeMap<(u32, Vec<u8>), Vec<Version>>;
@@ -36,7 +37,7 @@ fn bound() -> impl Strategy<Value = Bound<Vec<u8>>> {
 }
 
 fn build(writes: &[(u32, Vec<u8>, bool)]) -> (Arc<Index>, Model) {
-    let (index, mut model) = (Index::default(), Model::new());
+    let (index, mut model) = (none(), Model::new());
     for (number, (keyspace, key, put)) in (1..).zip(writes) {
         let op = if *put { Op::Put } else { Op::Delete };
         let (lsn, len) = (Lsn(number * 10), 20);
@@ -46,6 +47,11 @@ fn build(writes: &[(u32, Vec<u8>, bool)]) -> (Arc<Index>, Model) {
         versions.push(version);
     }
     (Arc::new(index), model)
+}
+
+/// An index of nothing.
+fn none() -> Index {
+    Index::new(Arc::new(Runs::none(ClusterId([7; 16]))))
 }
 
 fn newest(versions: &[Version], at: Lsn) -> Option<Version> {
@@ -90,10 +96,10 @@ proptest! {
         reads in vec((write(), 0u64..1300), 1..40),
     ) {
         let (index, model) = build(&writes);
-        prop_assert_eq!(index.versions(), writes.len());
+        prop_assert_eq!(index.versions(), writes.len() as u64);
         for ((keyspace, key, _), at) in reads {
             let versions = model.get(&(keyspace, key.clone())).map_or(&[][..], Vec::as_slice);
-            prop_assert_eq!(index.get(keyspace, &key, Lsn(at)), newest(versions, Lsn(at)));
+            prop_assert_eq!(index.get(keyspace, &key, Lsn(at)).unwrap(), newest(versions, Lsn(at)));
         }
     }
 
@@ -112,7 +118,7 @@ proptest! {
         let expected = expected(&model, &range);
 
         let all = |direction| {
-            pairs(Cursor::new(index.clone(), range.clone()).take(direction, 1000))
+            pairs(Cursor::new(index.clone(), range.clone()).take(direction, 1000).unwrap())
         };
         prop_assert_eq!(&all(Direction::Forward), &expected);
         let mut reversed = all(Direction::Reverse);
@@ -126,7 +132,7 @@ proptest! {
                 true => (Direction::Forward, &mut front),
                 false => (Direction::Reverse, &mut back),
             };
-            side.extend(pairs(cursor.take(direction, *limit)));
+            side.extend(pairs(cursor.take(direction, *limit).unwrap()));
         }
         back.reverse();
         front.extend(back);
@@ -136,7 +142,7 @@ proptest! {
 
 #[test]
 fn many_versions_of_one_key_are_searched_past_in_both_directions() {
-    let index = Index::default();
+    let index = none();
     let put = |key: &[u8], lsn| {
         let (len, op) = (1, Op::Put);
         index.insert(
@@ -161,8 +167,8 @@ fn many_versions_of_one_key_are_searched_past_in_both_directions() {
             upper,
             at: Lsn(at),
         };
-        let mut forward = Cursor::new(index.clone(), range.clone()).take(Direction::Forward, 9);
-        let reverse = Cursor::new(index.clone(), range).take(Direction::Reverse, 9);
+        let mut forward = Cursor::new(index.clone(), range.clone()).take(Direction::Forward, 9).unwrap();
+        let reverse = Cursor::new(index.clone(), range).take(Direction::Reverse, 9).unwrap();
         let lsns: Vec<_> = forward.iter().map(|found| found.version.lsn.0).collect();
         assert_eq!(lsns, [1, (at - 1).min(1000), 1]);
         forward.reverse();
@@ -172,7 +178,7 @@ fn many_versions_of_one_key_are_searched_past_in_both_directions() {
 
 #[test]
 fn memory_is_counted_with_the_keys() {
-    let index = Index::default();
+    let index = none();
     assert_eq!((index.versions(), index.memory_bytes()), (0, 0));
     let version = Version {
         lsn: Lsn(88),

@@ -7,6 +7,29 @@ use crate::format::Lsn;
 
 const HEAD_LEN: usize = 8;
 
+/// How far a walk over all versions has come: behind this one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Resume {
+    behind: Option<(u32, Vec<u8>, Lsn)>,
+}
+
+impl Resume {
+    pub(super) fn probe(&self) -> Option<Probe<'_>> {
+        let (keyspace, key, lsn) = self.behind.as_ref()?;
+        Some(Probe::new(*keyspace, key, *lsn))
+    }
+
+    pub(super) fn set(&mut self, version: &VersionKey) {
+        let (keyspace, key, lsn) = self
+            .behind
+            .get_or_insert_with(|| (0, Vec::new(), Lsn::ZERO));
+        *keyspace = version.keyspace();
+        key.clear();
+        key.extend_from_slice(version.key());
+        *lsn = version.lsn();
+    }
+}
+
 /// What a version is found by. The key owns its bytes, so it lives apart from the log.
 #[derive(Debug)]
 pub(super) struct VersionKey {

@@ -16,6 +16,7 @@ use crate::format::{
     ClusterId, History, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
 };
 use crate::fs::{Access, Fs, OsFs};
+use crate::index;
 
 /// What a look at a store found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -80,6 +81,7 @@ pub(super) struct Look {
     /// What the manifest says, or as much of it as the segments tell.
     pub(super) manifest: Manifest,
     pub(super) mark_damaged: bool,
+    pub(super) index_damaged: bool,
     pub(super) survey: Survey,
     pub(super) judged: Judged,
     faults: Vec<Fault>,
@@ -103,7 +105,7 @@ impl Look {
             Err(error) => return Err(error),
         };
         faults.extend(manifest_fault.clone());
-        let found = survey(fs, &Known::from(&manifest))?;
+        let found = survey(fs, &Known::from(&manifest), None)?;
         faults.extend(found.faults.iter().cloned());
         for name in fs
             .list("")
@@ -158,13 +160,16 @@ impl Look {
                 Remedy::Repair,
             ));
         }
-        let judged = judge(&found, &manifest, mark)?;
+        let index = index::inspect(fs, manifest.cluster, manifest.node)?;
+        faults.extend(index.faults);
+        let judged = judge(&found, &manifest, mark, index.replay.as_ref())?;
         faults.extend(lost(&found, &judged, &faults));
         faults.sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
         let segments = (found.whole.len() + usize::from(found.last.is_some())) as u64;
         Ok(Self {
             manifest,
             mark_damaged,
+            index_damaged: index.is_damaged,
             segments: segments + found.behind.len() as u64,
             survey: found,
             judged,
@@ -305,7 +310,7 @@ fn guess(fs: &dyn Fs) -> Result<Option<Manifest>> {
             history: History::new(),
         };
         // The epochs that the log itself holds make the rest of it readable.
-        let found = survey(fs, &Known::from(&manifest))?;
+        let found = survey(fs, &Known::from(&manifest), None)?;
         for epoch in found.epochs {
             if manifest.history.push(epoch).is_err() {
                 break;

@@ -18,6 +18,11 @@ pub struct LogCursor {
 }
 
 impl LogCursor {
+    /// A cursor that goes on from `chain`, which this log is known to hold.
+    pub(super) const fn at(log: Arc<Log>, chain: Chain) -> Self {
+        Self { log, chain }
+    }
+
     /// A cursor at `from`, which must be where a frame begins.
     ///
     /// # Errors

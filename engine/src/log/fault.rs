@@ -31,6 +31,8 @@ pub enum FaultKind {
     Length,
     /// The log ends below what this node had acknowledged.
     AckedTailLost,
+    /// A file of the index does not hold. The index is derived: no data is lost.
+    Index,
     /// Bytes behind the end of the log that nothing says were ever durable: what a crash leaves.
     TornTail,
     /// A file of a change that a crash interrupted.
@@ -58,6 +60,7 @@ impl fmt::Display for FaultKind {
             Self::Zeros => "zeros",
             Self::Length => "length",
             Self::AckedTailLost => "acked-tail-lost",
+            Self::Index => "index",
             Self::TornTail => "torn-tail",
             Self::Leftover => "leftover",
         })

@@ -24,6 +24,16 @@ pub(super) enum Reserve {
     Usable,
 }
 
+/// Work that others do on the lane, beside the log's own.
+pub(crate) trait Background: Send + Sync {
+    /// Does one piece. Answers when to call again: at once, after so long, or (`None`) once the
+    /// lane was woken.
+    ///
+    /// # Errors
+    /// Why it could not be done; it is tried again.
+    fn step(&self) -> Result<Option<Duration>>;
+}
+
 /// How long the lane rests between two steps while it is ahead of the log: long beside a step, so
 /// that few commits meet one.
 const REST: Duration = Duration::from_millis(10);
@@ -150,8 +160,7 @@ impl Log {
     /// Does one piece of background work. Answers when to call again: after so long, or (`None`)
     /// once something happened.
     pub(crate) fn background_step(&self) -> Option<Duration> {
-        let mark = self.mark_step();
-        let work = match self.work_step() {
+        let tried = |step: Result<Option<Duration>>| match step {
             Ok(rest) => rest,
             Err(error) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
@@ -159,10 +168,24 @@ impl Log {
                 Some(REST_AFTER_ERROR)
             }
         };
-        match (mark, work) {
-            (Some(mark), Some(work)) => Some(mark.min(work)),
-            (mark, work) => mark.or(work),
-        }
+        let background = self.background.lock().clone();
+        let others = background.and_then(|background| background.upgrade());
+        let rests = [
+            self.mark_step(),
+            tried(self.work_step()),
+            others.and_then(|others| tried(others.step())),
+        ];
+        rests.into_iter().flatten().min()
+    }
+
+    /// Does the work of `background` on this log's lane.
+    pub(crate) fn set_background(&self, background: Weak<dyn Background>) {
+        *self.background.lock() = Some(background);
+    }
+
+    /// There is work for the lane.
+    pub(crate) fn wake_lane(&self) {
+        self.lane.wake();
     }
 
     fn work_step(&self) -> Result<Option<Duration>> {

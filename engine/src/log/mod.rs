@@ -35,8 +35,9 @@ mod waiter;
 mod walk;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -63,6 +64,7 @@ pub use check::{CheckReport, check, check_on};
 pub use cursor::LogCursor;
 pub use fault::{Fault, FaultKind, Remedy};
 pub use group::Group;
+pub(crate) use lane::Background;
 pub use levels::{CommitOptions, Level};
 pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
@@ -133,6 +135,9 @@ pub(crate) struct Log {
     history: RwLock<History>,
     state: RwLock<LogState>,
     segments: Segments,
+    /// Where a state that holds all below its replay point goes on: there, or at the beginning
+    /// where this log does not hold that point.
+    replay_from: Chain,
     cell: Cell,
     queue: Mutex<Queue>,
     /// Shared with the group that is led step by step, which holds it from step to step.
@@ -142,6 +147,7 @@ pub(crate) struct Log {
     sink: Mutex<Option<Arc<dyn FrameSink>>>,
     levels: Levels,
     lane: Lane,
+    background: Mutex<Option<Weak<dyn Background>>>,
     /// When something was last synced, in nanoseconds of the monotonic clock.
     synced_at_ns: AtomicU64,
     /// Whether the lane knows that a mark is due, and since when.
@@ -258,6 +264,17 @@ impl Log {
         *self.entropy.lock() = entropy;
     }
 
+    /// A cursor where replay begins: at the replay point that this log was opened with, if it holds
+    /// that, else at its beginning.
+    pub(crate) fn replay_cursor(self: &Arc<Self>) -> LogCursor {
+        self.cursor_at(self.replay_from)
+    }
+
+    /// A cursor that goes on from `chain`, which this log is known to hold.
+    pub(crate) fn cursor_at(self: &Arc<Self>, chain: Chain) -> LogCursor {
+        LogCursor::at(self.clone(), chain)
+    }
+
     /// A cursor at `from`, where a frame must begin.
     pub(crate) fn cursor(self: &Arc<Self>, from: Lsn) -> Result<LogCursor> {
         LogCursor::new(self.clone(), from)
@@ -323,6 +340,11 @@ impl Log {
             .reached(replica.durable.lsn, replica.applied.lsn, &mut finished);
         finished.wake();
         self.cell.notify();
+    }
+
+    /// The monotonic clock.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.monotonic()
     }
 
     fn now_ns(&self) -> u64 {

@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::{Config, InitOptions};
 use crate::entropy::SystemEntropy;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{History, Lsn, LsnRange, NodeId};
+use crate::format::{Chain, ChainRecord, ClusterId, History, Lsn, LsnRange, NodeId};
 use crate::fs::Fs;
 
 /// Where bytes that a cut takes out of the log are kept.
@@ -97,10 +97,14 @@ impl Log {
     }
 
     /// Opens a log. Writes nothing to it.
+    ///
+    /// `replay_point` is asked, once nobody else can change the directory, up to where something
+    /// durable holds what the log says; the log is read from there on.
     pub(crate) fn open(
         fs: Arc<dyn Fs>,
         clock: Arc<dyn Clock>,
         config: Config,
+        replay_point: &mut dyn FnMut(ClusterId, NodeId) -> Option<ChainRecord>,
     ) -> Result<Arc<Self>> {
         // Before the lock, which would leave a file in a directory that holds no store; and again
         // once nobody else can be changing it.
@@ -114,8 +118,9 @@ impl Log {
             .map_err(|error| Error::io(format_args!("tidy {}", fs.place()), error))?;
         let mut mark = MarkFile::open(&*fs)?;
         mark.make_writable(&*fs)?;
-        let survey = survey(&*fs, &Known::from(&manifest))?;
-        let judged = judge(&survey, &manifest, mark.newest())?;
+        let replay = replay_point(manifest.cluster, manifest.node);
+        let survey = survey(&*fs, &Known::from(&manifest), replay.as_ref())?;
+        let judged = judge(&survey, &manifest, mark.newest(), replay.as_ref())?;
         let Judged {
             history,
             facts,
@@ -153,6 +158,10 @@ impl Log {
         });
         let history = history.clone();
         let chain = survey.end;
+        let replay_from = match replay {
+            Some(replay) if survey.replay_holds => replay.chain(manifest.cluster),
+            _ => Chain::origin(manifest.cluster),
+        };
         let unsettled = Some(Unsettled::new(&survey, *facts, *tail_lost));
         let log = Arc::new(Self {
             clock,
@@ -163,6 +172,7 @@ impl Log {
             history: RwLock::new(history),
             state: RwLock::new(state),
             segments: segments_of(survey),
+            replay_from,
             cell,
             queue: Mutex::new(Queue::default()),
             writer: Arc::new(Mutex::new(Writer {
@@ -176,6 +186,7 @@ impl Log {
             sink: Mutex::new(None),
             levels: Levels::default(),
             lane: Lane::default(),
+            background: Mutex::new(None),
             synced_at_ns: AtomicU64::new(0),
             mark_armed: AtomicBool::new(false),
             armed_at_ns: AtomicU64::new(0),
@@ -216,7 +227,12 @@ pub(super) struct Judged {
 }
 
 /// Brings together what vouches, and who wrote last.
-pub(super) fn judge(survey: &Survey, manifest: &Manifest, mark: Option<Mark>) -> Result<Judged> {
+pub(super) fn judge(
+    survey: &Survey,
+    manifest: &Manifest,
+    mark: Option<Mark>,
+    replay: Option<&ChainRecord>,
+) -> Result<Judged> {
     let end = survey.end.lsn;
     let mut known = manifest.history.clone();
     for epoch in &survey.epochs {
@@ -230,12 +246,17 @@ pub(super) fn judge(survey: &Survey, manifest: &Manifest, mark: Option<Mark>) ->
             })?;
         }
     }
-    let mut vouched = survey.vouched;
-    if let Some(mark) = mark {
-        // A mark counts up to where this history leaves its epoch.
-        let left = known.end_of(mark.epoch, mark.lsn);
-        vouched = vouched.max(left.map_or(Lsn::ZERO, |left| left.min(mark.lsn)));
-    }
+    // A mark and a replay point count up to where this history leaves their epoch.
+    let counts = |epoch, lsn: Lsn| {
+        let left = known.end_of(epoch, lsn);
+        left.map_or(Lsn::ZERO, |left| left.min(lsn))
+    };
+    let marked = mark.map(|mark| counts(mark.epoch, mark.lsn));
+    let replayed = replay.map(|replay| counts(replay.epoch.2, replay.lsn));
+    let vouched = marked
+        .into_iter()
+        .chain(replayed)
+        .fold(survey.vouched, Lsn::max);
     // By all that is known, and not only by what is left: damage to what a node once received does
     // not take away that it wrote since.
     let newest = known.epoch_before(end.max(vouched));

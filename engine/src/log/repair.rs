@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::check::{Look, in_use};
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::manifest::{self, Manifest};
 use super::mark::{self, Mark, MarkFile};
 use super::open::ASIDE;
@@ -23,6 +23,7 @@ use crate::format::{
     SegmentHeader, to_usize,
 };
 use crate::fs::{Fs, OsFs, read_all, replace};
+use crate::index;
 
 /// One file that was mended.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -80,6 +81,9 @@ pub fn repair_on(fs: &dyn Fs, from: Option<&dyn Fs>, rehearse: bool) -> Result<R
     repair.segments(&look)?;
     if look.mark_damaged {
         repair.mark(&look)?;
+    }
+    if look.index_damaged {
+        repair.index(&look)?;
     }
     let repaired = repair.repaired;
     let left = if rehearse {
@@ -279,6 +283,19 @@ impl Repair<'_> {
             MarkFile::make_again(self.fs, mark)?;
         }
         self.done(mark::NAME, Vec::new(), aside);
+        Ok(())
+    }
+
+    /// Takes a damaged index away. The next start makes it again from the log.
+    fn index(&mut self, look: &Look) -> Result<()> {
+        if !self.rehearse {
+            index::forget(self.fs)?;
+        }
+        let damaged = look.faults().filter(|fault| fault.kind == FaultKind::Index);
+        let files: Vec<_> = damaged.map(|fault| fault.file.clone()).collect();
+        for file in files {
+            self.done(&file, Vec::new(), None);
+        }
         Ok(())
     }
 

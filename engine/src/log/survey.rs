@@ -1,6 +1,8 @@
 //! Reading all segments of a directory: how far the log holds, what vouches for it, and what does
 //! not hold. Writes nothing, and stops at no fault, so that one look names them all.
 
+mod skip;
+
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
@@ -68,15 +70,23 @@ pub(super) struct Survey {
     pub(super) headers: BTreeMap<u64, SegmentHeader>,
     /// Every fault, in the order of the files. Holes at or above L are told as what a crash left.
     pub(super) faults: Vec<Fault>,
+    /// Whether a frame ends below X where the replay point says that one does.
+    pub(super) replay_holds: bool,
 }
 
-/// Reads the segments in `fs`.
+/// Reads the segments in `fs`: all of them, or those from a replay point on, if there is one and
+/// what lies before it is as it was left.
 ///
 /// # Errors
 /// `Io`; `Incompatible` for a segment that a newer version wrote.
-pub(super) fn survey(fs: &dyn Fs, known: &Known<'_>) -> Result<Survey> {
-    let mut survey = Surveyor::new(fs, known)?;
-    for ordinal in 1..=survey.ordinal_max {
+pub(super) fn survey(
+    fs: &dyn Fs,
+    known: &Known<'_>,
+    replay: Option<&ChainRecord>,
+) -> Result<Survey> {
+    let mut survey = Surveyor::new(fs, known, replay)?;
+    let first = survey.skip()?;
+    for ordinal in first..=survey.ordinal_max {
         survey.segment(ordinal)?;
     }
     Ok(survey.finish())
@@ -92,12 +102,17 @@ struct Surveyor<'a> {
     /// Whether all held so far: while it does, the end moves.
     holding: bool,
     found: Survey,
+    replay: Option<&'a ChainRecord>,
     /// Holes whose kind is known once L is: the file's ordinal, its base, the hole.
     holes: Vec<(u64, Lsn, Hole)>,
 }
 
 impl<'a> Surveyor<'a> {
-    fn new(fs: &'a dyn Fs, known: &'a Known<'a>) -> Result<Self> {
+    fn new(
+        fs: &'a dyn Fs,
+        known: &'a Known<'a>,
+        replay: Option<&'a ChainRecord>,
+    ) -> Result<Self> {
         let mut epochs = Epochs::new(known.cluster, known.node, known.received.to_vec());
         known.epochs.iter().for_each(|epoch| epochs.learn(epoch));
         let origin = Chain::origin(known.cluster);
@@ -119,7 +134,9 @@ impl<'a> Surveyor<'a> {
                 behind: Vec::new(),
                 headers: BTreeMap::new(),
                 faults: Vec::new(),
+                replay_holds: false,
             },
+            replay,
             holes: Vec::new(),
         };
         let names = fs.list(DIR).map_err(|error| surveyor.reading(DIR, error))?;
@@ -376,6 +393,7 @@ impl<'a> Surveyor<'a> {
         let clean = frames_hold && !torn_footer;
         let chain = walked.chain;
         if self.holding {
+            self.note_replay(&header, &walked.ends);
             self.found.end = chain;
             self.found.ends = vec![header.chain().position()];
             self.found.ends.extend(walked.ends);

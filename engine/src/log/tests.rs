@@ -70,6 +70,7 @@ fn open_with(fs: &MemFs, background: bool) -> Result<Arc<Log>> {
         Arc::new(fs.clone()),
         Arc::new(SystemClock::default()),
         config,
+        &mut |_, _| None,
     )
 }
 
@@ -155,7 +156,7 @@ fn many_threads_share_groups_and_each_gets_its_own_receipt() {
     let dir = tempfile::tempdir().unwrap();
     let fs = Arc::new(OsFs::new(dir.path()));
     Log::init(&*fs, &options(ClusterId::random(), 1 << 20)).unwrap();
-    let log = Log::open(fs, Arc::new(SystemClock::default()), Config::default()).unwrap();
+    let log = Log::open(fs, Arc::new(SystemClock::default()), Config::default(), &mut |_, _| None).unwrap();
     let seen = Arc::new(Seen::default());
     log.set_sink(seen.clone());
     log.begin_epoch(EpochReason::Init, "", false).unwrap();
@@ -350,7 +351,7 @@ fn acked_are_there(fs: &MemFs, acked: &[(Lsn, Vec<u8>)], end: Lsn) {
     let image = fs.crash(Crash::LoseUnsynced);
     let manifest = Manifest::load(&image).unwrap();
     let known = survey::Known::from(&manifest);
-    let faults = survey::survey(&image, &known).unwrap().faults;
+    let faults = survey::survey(&image, &known, None).unwrap().faults;
     let damage = faults.iter().find(|fault| !fault.kind.is_of_a_crash());
     assert_eq!(damage, None, "a crash is not damage");
     let log = open(&image);

@@ -13,7 +13,7 @@ pub(crate) use self::open::Register;
 use self::scan::Scan;
 use crate::error::Result;
 use crate::format::{Lsn, Op};
-use crate::index::{Cursor, KeyRange};
+use crate::index::{Cursor, Index, KeyRange};
 use crate::keyspace::Keyspace;
 use crate::record;
 use crate::store::Shared;
@@ -76,11 +76,12 @@ impl Snapshot {
     /// Whether `key` has a value here. Looks at the index alone.
     ///
     /// # Errors
-    /// `NoKeyspace` when the keyspace is another store's.
+    /// `Corrupt` when the index does not hold, `Io`, `NoKeyspace` when the keyspace is another store's.
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         let Shared { state, .. } = &*self.pin.shared;
         state.catalogue.tag().check(keyspace)?;
-        let version = state.index().get(keyspace.id(), key.as_ref(), self.pin.at);
+        let index = state.index();
+        let version = index.get(keyspace.id(), key.as_ref(), self.pin.at)?;
         Ok(version.is_some_and(|version| version.op == Op::Put))
     }
 
@@ -150,10 +151,21 @@ impl Drop for Pin {
 }
 
 impl Shared {
-    /// The value of `key` at position `at`.
-    pub(crate) fn get_at(&self, keyspace: &Keyspace, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
+    /// The value of `key` at position `at`, which is pinned.
+    fn get_at(&self, keyspace: &Keyspace, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
+        self.get_in(&self.state.index(), keyspace, key, at)
+    }
+
+    /// The value of `key` at position `at`, as `index` tells.
+    pub(crate) fn get_in(
+        &self,
+        index: &Index,
+        keyspace: &Keyspace,
+        key: &[u8],
+        at: Lsn,
+    ) -> Result<Option<Bytes>> {
         self.state.catalogue.tag().check(keyspace)?;
-        let found = self.state.index().get(keyspace.id(), key, at);
+        let found = index.get(keyspace.id(), key, at)?;
         let Some(version) = found.filter(|version| version.op == Op::Put) else {
             return Ok(None);
         };

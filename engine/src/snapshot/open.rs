@@ -15,25 +15,45 @@ pub struct OpenSnapshots {
     pub oldest: Option<Lsn>,
 }
 
-/// Counts open snapshots by their position.
+/// Counts open snapshots by their position, and knows how far back one may be opened.
 #[derive(Debug, Default)]
 pub(crate) struct Register {
-    positions: Mutex<BTreeMap<Lsn, usize>>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    positions: BTreeMap<Lsn, usize>,
+    /// States below this are not held any more, but for the snapshots that are open already.
+    horizon: Lsn,
 }
 
 impl Register {
     /// Enters a snapshot at the position that `at` answers with. Asked under the lock, so that
     /// whoever computes the oldest position meanwhile never misses one that is about to be lower.
     pub(super) fn enter(&self, at: impl FnOnce() -> Lsn) -> Lsn {
-        let mut positions = self.positions.lock();
+        let mut entries = self.entries.lock();
         let at = at();
-        *positions.entry(at).or_default() += 1;
+        *entries.positions.entry(at).or_default() += 1;
         at
+    }
+
+    /// The lowest position at which a snapshot may be opened.
+    pub(crate) fn horizon(&self) -> Lsn {
+        self.entries.lock().horizon
+    }
+
+    /// Gives up the states below `horizon`, which readers see, but for the snapshots that are open:
+    /// answers with their positions, lowest first.
+    pub(crate) fn raise_horizon(&self, horizon: Lsn) -> Vec<Lsn> {
+        let mut entries = self.entries.lock();
+        entries.horizon = entries.horizon.max(horizon);
+        entries.positions.keys().copied().collect()
     }
 
     /// Takes a snapshot out again.
     pub(super) fn leave(&self, at: Lsn) {
-        let mut positions = self.positions.lock();
+        let positions = &mut self.entries.lock().positions;
         let Some(count) = positions.get_mut(&at) else {
             panic!("a snapshot at {at} was closed that was not open")
         };
@@ -44,7 +64,7 @@ impl Register {
     }
 
     pub(crate) fn read(&self) -> OpenSnapshots {
-        let positions = self.positions.lock();
+        let positions = &self.entries.lock().positions;
         OpenSnapshots {
             count: positions.values().sum(),
             oldest: positions.first_key_value().map(|(at, _)| *at),

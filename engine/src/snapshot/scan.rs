@@ -43,25 +43,29 @@ impl<T> Scan<T> {
         &mut self,
         direction: Direction,
         load: impl FnOnce(&Snapshot, Vec<Found>) -> VecDeque<T>,
-    ) -> Option<T> {
+    ) -> Option<Result<T>> {
         let (near, far) = match direction {
             Direction::Forward => (&mut self.front, &mut self.back),
             Direction::Reverse => (&mut self.back, &mut self.front),
         };
         if near.is_empty() {
-            let found = self.cursor.take(direction, self.portion_len);
+            let found = match self.cursor.take(direction, self.portion_len) {
+                Ok(found) => found,
+                Err(error) => return Some(Err(error)),
+            };
             self.portion_len = (4 * self.portion_len).min(PORTION_LEN_MAX);
             *near = load(&self.snapshot, found);
         }
         // When nothing is left between the ends, one meets what the other has read ahead.
-        near.pop_front().or_else(|| far.pop_back())
+        near.pop_front().or_else(|| far.pop_back()).map(Ok)
     }
 }
 
 /// Keys with their values, in the order of their bytes; reversed by `rev()` or `next_back()`.
 ///
 /// Owns all it needs: it may outlive the snapshot that it came from, and keeps its state open.
-/// An entry that cannot be read is an error in its place; the entries behind it still come.
+/// An entry that cannot be read is an error in its place; the entries behind it still come. Where
+/// the index itself does not hold, an error is the last thing that comes.
 #[must_use = "a range is read as it is iterated"]
 pub struct Range {
     scan: Scan<(Found, Result<Bytes>)>,
@@ -92,10 +96,11 @@ impl Range {
             self.scan.cursor.exhaust();
             return Some(Err(error));
         }
-        let (found, bytes) = self.scan.next(direction, read_ahead)?;
+        let next = self.scan.next(direction, read_ahead)?;
         let keyspace = self.scan.cursor.keyspace();
-        let lsn = found.version.lsn;
-        Some(bytes.and_then(|bytes| record::verify(&bytes, keyspace, &found.key, lsn)))
+        Some(next.and_then(|(found, bytes)| {
+            record::verify(&bytes?, keyspace, &found.key, found.version.lsn)
+        }))
     }
 }
 
@@ -133,7 +138,7 @@ impl Keys {
             return Some(Err(error));
         }
         let keys = |_: &Snapshot, found: Vec<Found>| found.into_iter().map(|f| f.key).collect();
-        self.scan.next(direction, keys).map(Ok)
+        self.scan.next(direction, keys)
     }
 }
 

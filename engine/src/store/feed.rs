@@ -1,13 +1,14 @@
 //! Bringing the state up to a position of the log, when nobody commits.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::state::State;
+use super::upkeep::Upkeep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{EpochReason, EpochRecord, Lsn, Position};
-use crate::keyspace::StoreTag;
 use crate::log::{Log, LogCursor, LogState};
 
 /// Bytes that are read from the log at once.
@@ -22,9 +23,10 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    pub(super) fn new(log: &Arc<Log>) -> Result<Self> {
-        let cursor = Mutex::new(log.cursor(Lsn::ZERO)?);
-        Ok(Self { cursor })
+    /// At the replay point.
+    pub(super) fn new(log: &Arc<Log>) -> Self {
+        let cursor = Mutex::new(log.replay_cursor());
+        Self { cursor }
     }
 
     /// Shows what opening may show: what readers might have seen before, as far as the disk is
@@ -37,7 +39,9 @@ impl Feed {
         } else {
             durable
         };
-        self.show(log, state, shown.min(durable))?;
+        // The replay point was shown here, though no frame may say so.
+        let replayed = self.cursor.lock().lsn();
+        self.show(log, state, shown.min(durable).max(replayed))?;
         Ok(())
     }
 
@@ -54,9 +58,11 @@ impl Feed {
         }
         let target = target.min(log.positions().durable.lsn);
         // Shown piece by piece: who is far behind is still seen to move.
+        let mut progress = Progress::new(log, cursor.lsn(), target);
         loop {
             let more = apply_next(&mut cursor, state, target)?;
             let end = cursor.lsn();
+            progress.reached(log, end);
             // After an epoch that could not begin, the state is ahead of what may be shown.
             if end > log.visible() && end <= target {
                 log.show(cursor.chain().position());
@@ -70,12 +76,20 @@ impl Feed {
     /// Cuts the log at `fork`, above what readers have seen, and keeps the rest aside. Where the
     /// state holds some of what goes (a promotion applied it and then failed, or it could not be
     /// applied), it is replayed without it.
-    pub(super) fn quarantine(&self, log: &Arc<Log>, state: &State, fork: Lsn) -> Result<String> {
+    pub(super) fn quarantine(
+        &self,
+        log: &Arc<Log>,
+        state: &State,
+        upkeep: &Upkeep,
+        fork: Lsn,
+    ) -> Result<String> {
+        // The replay point stands still meanwhile.
+        let _paused = upkeep.pause();
         let mut cursor = self.cursor.lock();
         let ahead = state.end() > fork || state.check().is_err();
         // Before the cut: a replay that fails then leaves everything as it was.
         let replayed = ahead
-            .then(|| replay_visible(log, state.catalogue.tag()))
+            .then(|| replay_visible(log, state))
             .transpose()?;
         let aside = log.quarantine(fork)?;
         if let Some((fresh, end)) = replayed {
@@ -107,10 +121,42 @@ impl Feed {
     }
 }
 
-/// A state that was replayed from the beginning up to what readers may see, and where it ends.
-fn replay_visible(log: &Arc<Log>, tag: StoreTag) -> Result<(State, LogCursor)> {
-    let fresh = State::new(tag);
-    let mut cursor = log.cursor(Lsn::ZERO)?;
+/// Tells of a replay that takes long.
+struct Progress {
+    from: Lsn,
+    target: Lsn,
+    told_at: Duration,
+}
+
+impl Progress {
+    const EVERY: Duration = Duration::from_secs(2);
+
+    fn new(log: &Log, from: Lsn, target: Lsn) -> Self {
+        let told_at = log.now();
+        Self {
+            from,
+            target,
+            told_at,
+        }
+    }
+
+    fn reached(&mut self, log: &Log, end: Lsn) {
+        let now = log.now();
+        if now.saturating_sub(self.told_at) < Self::EVERY || end >= self.target {
+            return;
+        }
+        self.told_at = now;
+        let done_bytes = end.bytes_since(self.from);
+        let total_bytes = self.target.bytes_since(self.from);
+        let percent = 100 * done_bytes / total_bytes.max(1);
+        tracing::info!(done_bytes, total_bytes, percent, "the log is replayed into the index");
+    }
+}
+
+/// A state that was replayed from its replay point up to what readers may see, and where it ends.
+fn replay_visible(log: &Arc<Log>, state: &State) -> Result<(State, LogCursor)> {
+    let (fresh, replay) = state.at_replay_point()?;
+    let mut cursor = log.cursor_at(replay);
     catch_up(&mut cursor, &fresh, log.visible())?;
     Ok((fresh, cursor))
 }

@@ -3,10 +3,12 @@
 mod changes;
 mod feed;
 mod read;
+mod rebuild;
 mod replication;
 mod state;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod write;
 
 use std::fmt;
@@ -16,17 +18,21 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub use self::rebuild::rebuild_index;
+
 use self::changes::Changes;
 use self::feed::Feed;
-use self::state::State;
+use self::state::{FreezeAfter, State};
+use self::upkeep::Upkeep;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, InitOptions};
 use crate::entropy::Entropy;
 use crate::error::Result;
-use crate::format::{ClusterId, EpochReason, History, NodeId};
+use crate::format::{ClusterId, EpochReason, History, Lsn, NodeId};
 use crate::fs::{Fs, MemFs, OsFs};
+use crate::index::IndexFiles;
 use crate::keyspace::StoreTag;
-use crate::log::{Log, LogState, Positions, Recovered};
+use crate::log::{Background, Log, LogState, Positions, Recovered};
 use crate::snapshot::Register;
 
 /// A store of one node: a primary, a standby, or a single node. Cheap to clone; all clones are one.
@@ -45,17 +51,25 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Register,
     pub(crate) changes: Arc<Changes>,
     feed: Feed,
+    upkeep: Arc<Upkeep>,
     /// Held while a keyspace is made, so that two callers never make the same one.
     creation: Mutex<()>,
 }
 
 /// How large the index is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
 pub struct IndexSize {
     /// Versions of keys that it holds, deletes included.
     pub versions: u64,
-    /// Memory that they take, in bytes, estimated.
+    /// Memory that those take which are not on the disk yet, in bytes, estimated.
     pub memory_bytes: u64,
+    /// Size of the files that hold the others, in bytes.
+    pub disk_bytes: u64,
+    /// Number of those files.
+    pub runs: u64,
+    /// The replay point: what the log says below it is on the disk.
+    pub replay: Lsn,
 }
 
 impl Store {
@@ -104,20 +118,47 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_on(fs: Arc<dyn Fs>, clock: Arc<dyn Clock>, config: Config) -> Result<Self> {
-        let log = Log::open(fs, clock, config)?;
-        let state = Arc::new(State::new(StoreTag::new()));
+        let freeze_after = FreezeAfter {
+            entries: config.flush_after_entries,
+            log_bytes: config.flush_after_log_bytes,
+        };
+        let mut on_disk = None;
+        let log = Log::open(fs.clone(), clock, config, &mut |cluster, node| {
+            on_disk = open_index(&fs, cluster, node);
+            on_disk.as_ref().map(|files| *files.replay())
+        })?;
+        let usable = on_disk.filter(|files| files.replay().lsn == log.replay_cursor().lsn());
+        let files = match usable {
+            Some(files) => files,
+            None => IndexFiles::empty(fs, log.cluster(), log.node())?,
+        };
+        files.sweep()?;
+        let state = State::new(files.runs(), StoreTag::new(), freeze_after)?;
+        let state = Arc::new(state);
         log.set_sink(state.clone());
+        let snapshots = Register::default();
+        snapshots.raise_horizon(files.horizon());
+        let upkeep = Upkeep::new(&log, state.clone(), files);
+        let filled = Arc::downgrade(&upkeep);
+        state.on_freeze(move || {
+            if let Some(upkeep) = filled.upgrade() {
+                upkeep.filled();
+            }
+        });
+        let background: Arc<dyn Background> = upkeep.clone();
+        log.set_background(Arc::downgrade(&background));
         let changes = Arc::<Changes>::default();
         let listener = changes.clone();
         log.on_change(Arc::new(move || listener.notify()));
-        let feed = Feed::new(&log)?;
+        let feed = Feed::new(&log);
         feed.show_recovered(&log, &state)?;
         let shared = Shared {
             log,
             state,
-            snapshots: Register::default(),
+            snapshots,
             changes,
             feed,
+            upkeep,
             creation: Mutex::new(()),
         };
         let shared = Arc::new(shared);
@@ -135,7 +176,12 @@ impl Store {
     /// # Errors
     /// `Poisoned`, `DiskFull`, `Io` when the last bytes cannot be made durable.
     pub fn close(&self) -> Result<()> {
-        self.log().close()
+        self.log().close()?;
+        if let Err(error) = self.shared.upkeep.flush_all() {
+            // Nothing is lost: the next start replays it.
+            tracing::warn!(%error, "the index could not be written out");
+        }
+        Ok(())
     }
 
     /// Where the store stands.
@@ -203,8 +249,11 @@ impl Store {
     pub fn index_size(&self) -> IndexSize {
         let index = self.shared.state.index();
         IndexSize {
-            versions: index.versions() as u64,
+            versions: index.versions(),
             memory_bytes: index.memory_bytes() as u64,
+            disk_bytes: index.runs().all().map(|run| run.meta().len_bytes).sum(),
+            runs: index.runs().all().count() as u64,
+            replay: index.runs().replay.lsn,
         }
     }
 
@@ -227,6 +276,14 @@ impl Store {
     fn log(&self) -> &Arc<Log> {
         &self.shared.log
     }
+}
+
+/// The index on the disk, if it can be used: the log tells all of it anyway.
+fn open_index(fs: &Arc<dyn Fs>, cluster: ClusterId, node: NodeId) -> Option<IndexFiles> {
+    IndexFiles::open(fs.clone(), cluster, node)
+        .inspect_err(|error| tracing::warn!(%error, "the index is made again from the log"))
+        .ok()
+        .flatten()
 }
 
 impl fmt::Debug for Store {

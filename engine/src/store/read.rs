@@ -21,8 +21,10 @@ impl Store {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        // The index first: what is given up in it meanwhile is not given up in this view of it.
+        let index = self.shared.state.index();
         let visible = self.log().visible();
-        self.shared.get_at(keyspace, key.as_ref(), visible)
+        self.shared.get_in(&index, keyspace, key.as_ref(), visible)
     }
 
     /// The state as it is visible now.
@@ -38,8 +40,8 @@ impl Store {
     /// segment.
     ///
     /// # Errors
-    /// `NotHeld` above what is visible or within a batch (there was no such state), `Corrupt`,
-    /// `Io`.
+    /// `NotHeld` above what is visible or within a batch (there was no such state), and further
+    /// back than states are kept; `Corrupt`, `Io`.
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
         let shared = self.shared.clone();
         let snapshot = Snapshot::new(shared, || lsn);
@@ -48,6 +50,14 @@ impl Store {
             let message = format!(
                 "position {lsn} is not visible here: this node shows [0, {visible}]; wait until it \
                  is applied"
+            );
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        let horizon = self.shared.snapshots.horizon();
+        if lsn < horizon {
+            let message = format!(
+                "the state at {lsn} is no longer held: this node holds [{horizon}, {visible}]; \
+                 Config::history_log_bytes says how far back it keeps them"
             );
             return Err(Error::new(ErrorKind::NotHeld, message));
         }

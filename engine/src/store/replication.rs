@@ -149,7 +149,9 @@ impl Store {
     /// When readers have seen what lies behind `fork`.
     pub fn quarantine(&self, fork: Lsn) -> Result<String> {
         let shared = &self.shared;
-        shared.feed.quarantine(&shared.log, &shared.state, fork)
+        shared
+            .feed
+            .quarantine(&shared.log, &shared.state, &shared.upkeep, fork)
     }
 
     /// Writes down, in the log, which policy holds from here on. Answers with the position behind

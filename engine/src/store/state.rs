@@ -1,41 +1,75 @@
 //! The state that the log describes, and the one function by which it grows.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Records};
-use crate::index::{Index, Version};
+use crate::format::{
+    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Records,
+};
+use crate::index::{Frozen, Index, Runs, Version};
 use crate::keyspace::{Catalogue, StoreTag};
 use crate::log::FrameSink;
 use crate::planted::{Bug, on};
+
+/// When the memtable is frozen, to be written out as a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FreezeAfter {
+    /// Versions in it.
+    pub(super) entries: usize,
+    /// Bytes of the log that it stands for.
+    pub(super) log_bytes: u64,
+}
 
 /// Index and catalogue.
 ///
 /// Invariants: it holds every frame below `end` and none above; frames are applied one at a time,
 /// in the order of the log, without a gap.
-#[derive(Debug)]
 pub(crate) struct State {
-    /// Replaced as a whole when the log is cut below `end`; never changed but by insertion
-    /// otherwise.
+    /// Replaced as a whole: by one with a new memtable, with another set of runs, or when the log
+    /// is cut below `end`.
     index: RwLock<Arc<Index>>,
     pub(crate) catalogue: Catalogue,
+    /// Where the memtable begins, and where the next frame goes on.
+    chains: Mutex<Chains>,
     end: AtomicU64,
+    freeze_after: FreezeAfter,
+    /// Told after a memtable was frozen.
+    on_freeze: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why no further frame can be applied.
     fault: Mutex<Option<Error>>,
 }
 
+#[derive(Clone, Copy, Debug)]
+struct Chains {
+    memtable_from: Lsn,
+    next: Chain,
+}
+
 impl State {
-    pub(super) fn new(tag: StoreTag) -> Self {
-        Self {
-            index: RwLock::default(),
-            catalogue: Catalogue::new(tag),
-            end: AtomicU64::new(0),
-            fault: Mutex::new(None),
+    /// The state at the replay point of `runs`.
+    pub(super) fn new(runs: Arc<Runs>, tag: StoreTag, freeze_after: FreezeAfter) -> Result<Self> {
+        let catalogue = Catalogue::new(tag);
+        for record in &runs.keyspaces {
+            catalogue.learn(record.clone())?;
         }
+        let next = runs.replay;
+        let memtable_from = next.lsn;
+        Ok(Self {
+            index: RwLock::new(Arc::new(Index::new(runs))),
+            catalogue,
+            chains: Mutex::new(Chains {
+                memtable_from,
+                next,
+            }),
+            end: AtomicU64::new(next.lsn.0),
+            freeze_after,
+            on_freeze: OnceLock::new(),
+            fault: Mutex::new(None),
+        })
     }
 
     /// The versions of all keys. Who holds the answer reads on from it, whatever comes after.
@@ -48,14 +82,29 @@ impl State {
         Lsn(self.end.load(Ordering::Acquire))
     }
 
+    /// The state at the replay point, without what was applied since.
+    pub(super) fn at_replay_point(&self) -> Result<(Self, Chain)> {
+        let runs = self.index().runs().clone();
+        let replay = runs.replay;
+        let state = Self::new(runs, self.catalogue.tag(), self.freeze_after)?;
+        Ok((state, replay))
+    }
+
     /// Becomes `fresh`, which was replayed from the same log to a position that readers may see.
     /// Below that position both say the same, so a reader notices nothing.
     pub(super) fn replace(&self, fresh: Self) {
+        let mut chains = self.chains.lock();
         *self.index.write() = fresh.index.into_inner();
         self.catalogue.replace(fresh.catalogue);
-        let end = fresh.end.into_inner();
-        self.end.store(end, Ordering::Release);
+        *chains = fresh.chains.into_inner();
+        self.end.store(chains.next.lsn.0, Ordering::Release);
         *self.fault.lock() = None;
+    }
+
+    /// Calls `listener` after each time that a memtable was frozen, by the thread that applies.
+    pub(super) fn on_freeze(&self, listener: impl Fn() + Send + Sync + 'static) {
+        let set = self.on_freeze.set(Box::new(listener));
+        assert!(set.is_ok(), "a state has one listener");
     }
 
     /// # Errors
@@ -75,17 +124,53 @@ impl State {
     /// the state stays as it was at an earlier position.
     pub(super) fn apply(&self, header: &FrameHeader, frame: &Bytes) -> Result<()> {
         self.check()?;
-        let end = self.end();
+        let mut chains = self.chains.lock();
+        let end = chains.next.lsn;
         assert_eq!(header.lsn, end, "a frame is applied where the state ends");
-        if let Err(error) = self.add(header, frame) {
+        let epoch = self.add(header, frame).inspect_err(|error| {
             *self.fault.lock() = Some(error.duplicate());
-            return Err(error);
-        }
+        })?;
+        chains.next = chains.next.after(header, epoch.as_ref());
         self.end.store(header.end().0, Ordering::Release);
+        let index = self.index();
+        let log_bytes = chains.next.lsn.bytes_since(chains.memtable_from);
+        let full = index.memtable_versions() >= self.freeze_after.entries
+            || log_bytes >= self.freeze_after.log_bytes;
+        drop(index);
+        if full {
+            self.freeze_at(&mut chains);
+            drop(chains);
+            if let Some(listener) = self.on_freeze.get() {
+                listener();
+            }
+        }
         Ok(())
     }
 
-    fn add(&self, header: &FrameHeader, frame: &Bytes) -> Result<()> {
+    /// Begins a new memtable, so that the one before can be written out.
+    pub(super) fn freeze(&self) {
+        self.freeze_at(&mut self.chains.lock());
+    }
+
+    fn freeze_at(&self, chains: &mut Chains) {
+        if chains.memtable_from == chains.next.lsn {
+            return;
+        }
+        let keyspaces = self.catalogue.records();
+        let mut index = self.index.write();
+        *index = Arc::new(index.freeze(chains.next, keyspaces));
+        chains.memtable_from = chains.next.lsn;
+    }
+
+    /// Takes other runs for those that it has. They hold what `written` holds, if it is given, and
+    /// else the same as before.
+    pub(super) fn set_runs(&self, runs: Arc<Runs>, written: Option<&Arc<Frozen>>) {
+        let mut index = self.index.write();
+        *index = Arc::new(index.with_runs(runs, written));
+    }
+
+    /// Takes up what a frame says; answers with the epoch that it begins.
+    fn add(&self, header: &FrameHeader, frame: &Bytes) -> Result<Option<EpochRecord>> {
         let payload = header.payload(frame);
         match header.kind {
             FrameKind::Batches => {
@@ -104,14 +189,20 @@ impl State {
                     };
                     index.insert(record.keyspace, record.key, version);
                 }
-                Ok(())
+                Ok(None)
             }
             FrameKind::Keyspace => {
                 let record =
                     KeyspaceRecord::decode(payload).map_err(|fault| corrupt(header, &fault))?;
-                self.catalogue.learn(record)
+                self.catalogue.learn(record)?;
+                Ok(None)
             }
-            FrameKind::Epoch | FrameKind::Watermark | FrameKind::Protection => Ok(()),
+            FrameKind::Epoch => {
+                let record =
+                    EpochRecord::decode(payload).map_err(|fault| corrupt(header, &fault))?;
+                Ok(Some(record))
+            }
+            FrameKind::Watermark | FrameKind::Protection => Ok(None),
         }
     }
 }

@@ -75,6 +75,8 @@ impl Clock for StillClock {
 pub(crate) fn open(disk: &Disk, clock: &Arc<StillClock>) -> outlast_engine::Result<Store> {
     let config = Config {
         background: false,
+        flush_after_entries: 12,
+        flush_after_log_bytes: 20_000,
         ..Config::default()
     };
     Store::open_on(Arc::new(disk.clone()), clock.clone(), config)

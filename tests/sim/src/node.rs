@@ -77,6 +77,8 @@ impl Node {
     fn open_on(&self, fs: MemFs) -> outlast_engine::Result<Store> {
         let config = Config {
             background: false,
+            flush_after_entries: 12,
+            flush_after_log_bytes: 20_000,
             ..Config::default()
         };
         let store = Store::open_on(Arc::new(fs), self.clock.clone(), config)?;

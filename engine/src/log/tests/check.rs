@@ -478,6 +478,7 @@ fn a_store_in_use_is_neither_checked_nor_repaired() {
         Arc::new(OsFs::new(dir.path())),
         Arc::new(SystemClock::default()),
         Config::default(),
+        &mut |_, _| None,
     )
     .unwrap();
     log.begin_epoch(EpochReason::Init, "", false).unwrap();

@@ -329,7 +329,7 @@ fn a_survey_names_the_length_of_a_hole_and_every_one_of_several() {
         .rot(&file_name(1), offset(frames[3].0) + 20, 1)
         .unwrap();
     let manifest = Manifest::load(&primary).unwrap();
-    let found = survey(&primary, &Known::from(&manifest)).unwrap();
+    let found = survey(&primary, &Known::from(&manifest), None).unwrap();
     let holes: Vec<_> = found
         .faults
         .iter()

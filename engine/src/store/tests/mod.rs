@@ -49,6 +49,9 @@ fn options(cluster: ClusterId, name: &str) -> InitOptions {
 fn open(fs: &MemFs) -> Store {
     let config = Config {
         background: false,
+        // Most of the index is on the disk, in many runs.
+        flush_after_entries: 5,
+        flush_after_log_bytes: 10_000,
         ..Config::default()
     };
     Store::open_on(Arc::new(fs.clone()), Arc::<SystemClock>::default(), config).unwrap()

@@ -1,0 +1,93 @@
+//! What the index on disk consists of, and up to where of the log it reaches: replaced as a whole.
+
+use serde::{Deserialize, Serialize};
+
+use super::run::RunMeta;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::{ChainRecord, ClusterId, Envelope, EnvelopeFault, KeyspaceRecord, Lsn, NodeId};
+use crate::fs::{Fs, read_all, replace};
+
+/// Where the index lies in a store's directory.
+pub(super) const DIR: &str = "index";
+pub(super) const NAME: &str = "index/manifest";
+const ENVELOPE: Envelope = Envelope {
+    magic: *b"OLIX",
+    version: 1,
+    kind: 1,
+    len_max: 64 << 20,
+};
+
+/// The runs of an index, and the replay point that they reach.
+///
+/// Invariant: the runs hold every version below the replay point that a reader may still ask for,
+/// and none at or above it; all of them are durable, and so is the log below the replay point.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct IndexManifest {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    /// The replay point: where in the log a state of these runs goes on.
+    pub(crate) replay: ChainRecord,
+    /// Below this no state is whole any more: versions that only it would show were dropped.
+    pub(crate) horizon: Lsn,
+    /// The keyspaces that the log makes below the replay point.
+    pub(crate) keyspaces: Vec<KeyspaceRecord>,
+    /// The number that the next run's file gets; none is given twice.
+    pub(crate) next_number: u64,
+    /// The runs by level. Those of the first overlap, the newest is first; those of each other
+    /// level do not, and lie in the order of their keys.
+    pub(crate) levels: Vec<Vec<RunEntry>>,
+}
+
+/// One run of an index.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(crate) struct RunEntry {
+    /// The number in its file's name.
+    pub(crate) number: u64,
+    pub(crate) meta: RunMeta,
+}
+
+impl IndexManifest {
+    /// What the directory holds; `None` where there is no index.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Incompatible`, `Io`.
+    pub(crate) fn load(fs: &dyn Fs) -> Result<Option<Self>> {
+        let place = fs.place();
+        let bytes = match read_all(fs, NAME) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Error::io(format_args!("read {place}/{NAME}"), error)),
+        };
+        let corrupt = |why: String| {
+            let message = format!("{place}/{NAME} is damaged ({why}): the log tells all of it");
+            Error::new(ErrorKind::Corrupt, message)
+        };
+        let body = ENVELOPE.open(&bytes).map_err(|fault| match fault {
+            EnvelopeFault::Version { .. } => {
+                Error::new(ErrorKind::Incompatible, format!("{place}/{NAME}: {fault}"))
+            }
+            _ => corrupt(fault.to_string()),
+        })?;
+        let manifest = postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        Ok(Some(manifest))
+    }
+
+    /// Makes this the durable one. The runs that it names are durable already.
+    pub(super) fn store(&self, fs: &dyn Fs) -> Result<()> {
+        let body = postcard::to_stdvec(self).map_err(|error| {
+            Error::new(ErrorKind::Limit, "the index's manifest grew too large").because(error)
+        })?;
+        replace(fs, DIR, NAME, &ENVELOPE.seal(&body))
+            .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))
+    }
+}
+
+/// The name of a run's file.
+pub(super) fn run_name(number: u64) -> String {
+    format!("{DIR}/{number:012}.run")
+}
+
+/// The number in a file's name (without the directory).
+pub(super) fn run_number(name: &str) -> Option<u64> {
+    name.strip_suffix(".run")?.parse().ok()
+}
