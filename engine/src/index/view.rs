@@ -108,10 +108,13 @@ impl Index {
             })?;
         }
         for run in self.runs.all() {
-            for e in &run.entries {
-                if e.0 == range.keyspace {
-                    note(&e.1, super::run::version(e));
+            let mut cursor = super::run::RunCursor::new(&**run);
+            cursor.first()?;
+            while let Some(e) = cursor.entry() {
+                if e.keyspace == range.keyspace {
+                    note(e.key, e.version);
                 }
+                cursor.next()?;
             }
         }
         let live = all.iter().filter(|(_, v)| v.op == crate::format::Op::Put);
@@ -215,6 +218,10 @@ impl Runs {
     }
 
     fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
+        let ends_before = |run: &Run| {
+            let last = &run.meta().last;
+            (last.keyspace, &last.key[..]) < (keyspace, key)
+        };
         let Some((newest, deeper)) = self.levels.split_first() else {
             return Ok(None);
         };
@@ -225,7 +232,7 @@ impl Runs {
             }
         }
         for level in deeper {
-            let at_or_behind = level.partition_point(|run| run.meta().ends_before(keyspace, key));
+            let at_or_behind = level.partition_point(|run| ends_before(run));
             if let Some(run) = level.get(at_or_behind) {
                 let found = run.get(keyspace, key, at)?;
                 if found.is_some() {
