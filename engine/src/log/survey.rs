@@ -409,7 +409,7 @@ impl<'a> Surveyor<'a> {
                 let len = to_usize(chain.lsn.bytes_since(base));
                 self.found.last = Some(Last {
                     header,
-                    frames: Bytes::copy_from_slice(room.get(..len).unwrap_or_default()),
+                    frames: room.slice(..len.min(room.len())),
                     in_place: !sealed && sound,
                 });
                 self.holding = false;
@@ -490,8 +490,29 @@ impl<'a> Surveyor<'a> {
         });
     }
 
+    /// The whole file. The zeros that it ends with are looked at and not kept: memory that nobody
+    /// touches costs nothing, and most of a running or prepared segment is such zeros.
     fn read(&self, name: &str) -> std::io::Result<Bytes> {
-        crate::fs::read_all(self.fs, name).map(Bytes::from)
+        const PIECE_LEN: usize = 1 << 20;
+        let file = self.fs.open(name, Access::Read)?;
+        let len = to_usize(file.len_bytes()?);
+        let mut piece = vec![0; PIECE_LEN.min(len)];
+        let mut written = len;
+        while written > 0 {
+            let start = written.saturating_sub(PIECE_LEN);
+            let piece = piece.get_mut(..written - start).unwrap_or_default();
+            let read = file.read_at(start as u64, piece)?;
+            if read < piece.len() || piece.iter().any(|byte| *byte != 0) {
+                break;
+            }
+            written = start;
+        }
+        let mut bytes = vec![0; len];
+        let read = file.read_at(0, bytes.get_mut(..written).unwrap_or_default())?;
+        if read < written {
+            bytes.truncate(read);
+        }
+        Ok(bytes.into())
     }
 
     fn reading(&self, name: &str, error: std::io::Error) -> Error {
