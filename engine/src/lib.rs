@@ -79,11 +79,12 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CheckReport, CommitFuture, CommitOptions, Fault, FaultKind, Group, Level, LogCursor,
-    LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy, RepairReport,
-    Repaired, ReplicaPositions, TermMark, about, check, check_on, repair, repair_on,
+    About, CheckReport, Checkpoint, CommitFuture, CommitOptions, Fault, FaultKind, Group, Level,
+    LogCursor, LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy,
+    RepairReport, Repaired, ReplicaPositions, RestoreOptions, TermMark, about, check, check_on,
+    repair, repair_on, restore_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};
-pub use store::{IndexSize, Store, rebuild_index};
+pub use store::{IndexSize, Store, rebuild_index, restore};
 pub use tail::{Change, Committed, Tail};

@@ -11,6 +11,7 @@ mod os;
 
 use std::fmt::Debug;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -107,6 +108,63 @@ pub trait Fs: Send + Sync + Debug {
 
     /// Where the directory is, for messages.
     fn place(&self) -> String;
+
+    /// The path of a file on the host, if it is one there.
+    fn host_path(&self, name: &str) -> Option<PathBuf> {
+        let _ = name;
+        None
+    }
+
+    /// Gives `to` a file that is never written again, under a new name: the same file where both
+    /// are on one file system, else a copy, synced. The name lasts only after [`Fs::sync_dir`].
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn share(&self, name: &str, to: &dyn Fs, to_name: &str) -> io::Result<()> {
+        share(self, name, to, to_name)
+    }
+}
+
+fn share<F: Fs + ?Sized>(fs: &F, name: &str, to: &dyn Fs, to_name: &str) -> io::Result<()> {
+    if let (Some(from), Some(there)) = (fs.host_path(name), to.host_path(to_name)) {
+        match std::fs::hard_link(from, there) {
+            // Another file system, or one without links.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::CrossesDevices
+                        | io::ErrorKind::Unsupported
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::TooManyLinks
+                ) => {}
+            linked => return linked,
+        }
+    }
+    let file = fs.open(name, Access::Read)?;
+    copy_file(&*file, to, to_name)
+}
+
+/// Copies a file, and syncs the copy. Its name lasts only after [`Fs::sync_dir`].
+///
+/// # Errors
+/// As the operating system answers.
+pub fn copy(from: &dyn Fs, name: &str, to: &dyn Fs, to_name: &str) -> io::Result<()> {
+    copy_file(&*from.open(name, Access::Read)?, to, to_name)
+}
+
+fn copy_file(file: &dyn File, to: &dyn Fs, to_name: &str) -> io::Result<()> {
+    const PIECE_LEN: usize = 1 << 20;
+    let copy = to.create(to_name)?;
+    let mut piece = vec![0; PIECE_LEN];
+    let mut at = 0;
+    loop {
+        let read = file.read_at(at, &mut piece)?;
+        copy.write_at(at, piece.get(..read).unwrap_or_default())?;
+        at += read as u64;
+        if read < PIECE_LEN {
+            return copy.sync();
+        }
+    }
 }
 
 /// One open file.

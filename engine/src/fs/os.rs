@@ -56,6 +56,10 @@ impl OsFs {
 }
 
 impl Fs for OsFs {
+    fn host_path(&self, name: &str) -> Option<PathBuf> {
+        Some(self.path(name))
+    }
+
     fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
         let file = self.open_with(

@@ -161,8 +161,7 @@ impl IndexFiles {
             }
         }
         self.adopt(manifest)?;
-        self.runs
-            .extend(run.map(|run| (flush.number, run)));
+        self.runs.extend(run.map(|run| (flush.number, run)));
         Ok(self.runs())
     }
 
@@ -206,4 +205,3 @@ fn numbers(fs: &dyn Fs) -> Result<Vec<u64>> {
         Err(error) => Err(Error::io(format_args!("list {}/{DIR}", fs.place()), error)),
     }
 }
-

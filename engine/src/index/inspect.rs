@@ -57,7 +57,11 @@ pub(crate) fn inspect(fs: &dyn Fs, cluster: ClusterId, node: NodeId) -> Result<I
         let unused = run_number(&name).is_some_and(|number| !used.contains(&number));
         if unused || name.ends_with(".tmp") {
             let what = "a change of the index was interrupted here";
-            found.fault(FaultKind::Leftover, &format!("{DIR}/{name}"), what.to_owned());
+            found.fault(
+                FaultKind::Leftover,
+                &format!("{DIR}/{name}"),
+                what.to_owned(),
+            );
         }
     }
     Ok(found)
@@ -71,9 +75,7 @@ pub(crate) fn forget(fs: &dyn Fs) -> Result<()> {
     let forgetting = |error| Error::io(format_args!("unlink {}/{NAME}", fs.place()), error);
     match fs.unlink(NAME) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        unlinked => unlinked
-            .and_then(|()| fs.sync_dir(DIR))
-            .map_err(forgetting),
+        unlinked => unlinked.and_then(|()| fs.sync_dir(DIR)).map_err(forgetting),
     }
 }
 

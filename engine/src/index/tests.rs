@@ -167,8 +167,12 @@ fn many_versions_of_one_key_are_searched_past_in_both_directions() {
             upper,
             at: Lsn(at),
         };
-        let mut forward = Cursor::new(index.clone(), range.clone()).take(Direction::Forward, 9).unwrap();
-        let reverse = Cursor::new(index.clone(), range).take(Direction::Reverse, 9).unwrap();
+        let mut forward = Cursor::new(index.clone(), range.clone())
+            .take(Direction::Forward, 9)
+            .unwrap();
+        let reverse = Cursor::new(index.clone(), range)
+            .take(Direction::Reverse, 9)
+            .unwrap();
         let lsns: Vec<_> = forward.iter().map(|found| found.version.lsn.0).collect();
         assert_eq!(lsns, [1, (at - 1).min(1000), 1]);
         forward.reverse();

@@ -291,24 +291,7 @@ fn guess(fs: &dyn Fs) -> Result<Option<Manifest>> {
         let Ok(header) = SegmentHeader::decode(block.get(..read).unwrap_or_default()) else {
             continue;
         };
-        let mut manifest = Manifest {
-            cluster: header.cluster,
-            node: NodeId::NONE,
-            node_name: String::new(),
-            segment_size: header.segment_size,
-            has_peer: false,
-            follower_at_init: false,
-            term_given: 0,
-            start_given: 0,
-            term_heard: None,
-            fenced_by: None,
-            halted: None,
-            protection_heard: None,
-            attached_in: None,
-            received: Vec::new(),
-            tail_lost: None,
-            history: History::new(),
-        };
+        let mut manifest = Manifest::of_cluster(header.cluster, header.segment_size);
         // The epochs that the log itself holds make the rest of it readable.
         let found = survey(fs, &Known::from(&manifest), None)?;
         for epoch in found.epochs {

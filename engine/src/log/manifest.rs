@@ -147,6 +147,28 @@ pub fn about(dir: &std::path::Path) -> Result<About> {
 }
 
 impl Manifest {
+    /// That of no node yet.
+    pub(crate) const fn of_cluster(cluster: ClusterId, segment_size: u64) -> Self {
+        Self {
+            cluster,
+            node: NodeId::NONE,
+            node_name: String::new(),
+            segment_size,
+            has_peer: false,
+            follower_at_init: false,
+            term_given: 0,
+            start_given: 0,
+            term_heard: None,
+            fenced_by: None,
+            halted: None,
+            protection_heard: None,
+            attached_in: None,
+            received: Vec::new(),
+            tail_lost: None,
+            history: History::new(),
+        }
+    }
+
     /// What comes at `end` and behind it is not what was received there once.
     pub(crate) fn forget_received(&mut self, end: Lsn) {
         self.received.retain(|range| range.start < end);

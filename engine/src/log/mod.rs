@@ -10,6 +10,7 @@
 
 mod blocks;
 mod check;
+mod checkpoint;
 mod commit;
 mod cursor;
 mod epoch;
@@ -61,6 +62,7 @@ use crate::format::{
 use crate::fs::Fs;
 
 pub use check::{CheckReport, check, check_on};
+pub use checkpoint::{Checkpoint, RestoreOptions, restore_on};
 pub use cursor::LogCursor;
 pub use fault::{Fault, FaultKind, Remedy};
 pub use group::Group;

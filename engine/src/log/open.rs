@@ -74,22 +74,11 @@ impl Log {
         // Its name must not be lost where that of the manifest is not.
         fs.sync_dir("").map_err(making)?;
         let manifest = Manifest {
-            cluster: options.cluster,
             node: options.node,
             node_name: options.node_name.clone(),
-            segment_size: options.segment_size,
             has_peer: options.has_peer,
             follower_at_init: options.follower,
-            term_given: 0,
-            start_given: 0,
-            term_heard: None,
-            fenced_by: None,
-            halted: None,
-            protection_heard: None,
-            attached_in: None,
-            received: Vec::new(),
-            tail_lost: None,
-            history: History::new(),
+            ..Manifest::of_cluster(options.cluster, options.segment_size)
         };
         // The manifest last: a directory without one is not a store, whatever else lies in it.
         manifest.store(fs)?;

@@ -108,11 +108,7 @@ struct Surveyor<'a> {
 }
 
 impl<'a> Surveyor<'a> {
-    fn new(
-        fs: &'a dyn Fs,
-        known: &'a Known<'a>,
-        replay: Option<&'a ChainRecord>,
-    ) -> Result<Self> {
+    fn new(fs: &'a dyn Fs, known: &'a Known<'a>, replay: Option<&'a ChainRecord>) -> Result<Self> {
         let mut epochs = Epochs::new(known.cluster, known.node, known.received.to_vec());
         known.epochs.iter().for_each(|epoch| epochs.learn(epoch));
         let origin = Chain::origin(known.cluster);

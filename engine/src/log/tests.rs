@@ -156,7 +156,13 @@ fn many_threads_share_groups_and_each_gets_its_own_receipt() {
     let dir = tempfile::tempdir().unwrap();
     let fs = Arc::new(OsFs::new(dir.path()));
     Log::init(&*fs, &options(ClusterId::random(), 1 << 20)).unwrap();
-    let log = Log::open(fs, Arc::new(SystemClock::default()), Config::default(), &mut |_, _| None).unwrap();
+    let log = Log::open(
+        fs,
+        Arc::new(SystemClock::default()),
+        Config::default(),
+        &mut |_, _| None,
+    )
+    .unwrap();
     let seen = Arc::new(Seen::default());
     log.set_sink(seen.clone());
     log.begin_epoch(EpochReason::Init, "", false).unwrap();

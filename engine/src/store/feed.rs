@@ -88,9 +88,7 @@ impl Feed {
         let mut cursor = self.cursor.lock();
         let ahead = state.end() > fork || state.check().is_err();
         // Before the cut: a replay that fails then leaves everything as it was.
-        let replayed = ahead
-            .then(|| replay_visible(log, state))
-            .transpose()?;
+        let replayed = ahead.then(|| replay_visible(log, state)).transpose()?;
         let aside = log.quarantine(fork)?;
         if let Some((fresh, end)) = replayed {
             state.replace(fresh);
@@ -149,7 +147,12 @@ impl Progress {
         let done_bytes = end.bytes_since(self.from);
         let total_bytes = self.target.bytes_since(self.from);
         let percent = 100 * done_bytes / total_bytes.max(1);
-        tracing::info!(done_bytes, total_bytes, percent, "the log is replayed into the index");
+        tracing::info!(
+            done_bytes,
+            total_bytes,
+            percent,
+            "the log is replayed into the index"
+        );
     }
 }
 

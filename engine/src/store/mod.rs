@@ -32,7 +32,9 @@ use crate::format::{ClusterId, EpochReason, History, Lsn, NodeId};
 use crate::fs::{Fs, MemFs, OsFs};
 use crate::index::IndexFiles;
 use crate::keyspace::StoreTag;
-use crate::log::{Background, Log, LogState, Positions, Recovered};
+use crate::log::{
+    Background, Checkpoint, Log, LogState, Positions, Recovered, RestoreOptions, restore_on,
+};
 use crate::snapshot::Register;
 
 /// A store of one node: a primary, a standby, or a single node. Cheap to clone; all clones are one.
@@ -184,6 +186,24 @@ impl Store {
         Ok(())
     }
 
+    /// Makes an online backup in `dir`, which must be empty or not there: the log as readers see it
+    /// now. Sealed segments are linked, not copied, where `dir` is on the same file system. Commits
+    /// and reads go on meanwhile. [`restore`] makes a node of it.
+    ///
+    /// # Errors
+    /// `AlreadyInitialised` when `dir` is not empty, `Poisoned`, `Corrupt`, `DiskFull`, `Io`.
+    pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        self.checkpoint_on(&OsFs::new(dir))
+    }
+
+    /// [`Store::checkpoint`] on any files.
+    ///
+    /// # Errors
+    /// As [`Store::checkpoint`].
+    pub fn checkpoint_on(&self, fs: &dyn Fs) -> Result<Checkpoint> {
+        self.log().checkpoint(fs)
+    }
+
     /// Where the store stands.
     #[must_use]
     pub fn positions(&self) -> Positions {
@@ -276,6 +296,14 @@ impl Store {
     fn log(&self) -> &Arc<Log> {
         &self.shared.log
     }
+}
+
+/// Makes a new node in `to` with the log of the checkpoint in `from`, which stays as it is.
+///
+/// # Errors
+/// As [`restore_on`].
+pub fn restore(from: &Path, to: &Path, options: &RestoreOptions) -> Result<Checkpoint> {
+    restore_on(&OsFs::new(from), &OsFs::new(to), options)
 }
 
 /// The index on the disk, if it can be used: the log tells all of it anyway.

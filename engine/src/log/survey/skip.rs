@@ -7,8 +7,7 @@
 use super::{Surveyor, Whole};
 use crate::error::Result;
 use crate::format::{
-    ChainRecord, EpochId, Position, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader,
-    to_usize,
+    ChainRecord, EpochId, Position, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader, to_usize,
 };
 use crate::fs::Access;
 use crate::log::segment::file_name;

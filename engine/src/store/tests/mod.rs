@@ -1,5 +1,6 @@
 //! The store against what was committed to it.
 
+mod checkpoint;
 mod follow;
 mod read;
 mod reopen;

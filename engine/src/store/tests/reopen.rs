@@ -61,7 +61,10 @@ fn damage_index(fs: &MemFs, seed: u64) {
     if name.ends_with(".run") {
         fs.unlink(&name).unwrap();
     } else {
-        fs.open(&name, Access::Write).unwrap().set_len(seed % 30).unwrap();
+        fs.open(&name, Access::Write)
+            .unwrap()
+            .set_len(seed % 30)
+            .unwrap();
     }
 }
 
@@ -146,7 +149,11 @@ fn a_node_without_a_peer_shows_what_was_vouched_for_before_it_writes() {
     assert_eq!(contents(&store, &store.snapshot()), before);
     store.wait_applied(&receipt, Duration::ZERO).unwrap();
     let size = store.index_size();
-    assert_eq!((size.versions, size.memory_bytes), (2, 0), "closing writes it out");
+    assert_eq!(
+        (size.versions, size.memory_bytes),
+        (2, 0),
+        "closing writes it out"
+    );
 }
 
 #[test]
