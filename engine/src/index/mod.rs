@@ -10,6 +10,12 @@
 
 mod cursor;
 mod memtable;
+#[allow(
+    dead_code,
+    unused_imports,
+    reason = "what flushes and merges comes on top"
+)]
+mod run;
 #[cfg(test)]
 mod tests;
 mod version;
