@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry;
 
+use super::source::{self, Source};
 use super::version::{Place, Probe, VersionKey};
 use super::{KeyRange, Version};
+use crate::error::Result;
 use crate::format::{Lsn, Op};
 
 /// Versions of one key that are stepped over one by one before the list is searched instead: a step
@@ -32,6 +34,13 @@ pub(super) struct Memtable {
 
 type Node<'a> = Entry<'a, VersionKey, Tail>;
 
+/// A place in a memtable, which may grow meanwhile.
+#[derive(Debug)]
+pub(super) struct MemtableCursor<'a> {
+    memtable: &'a Memtable,
+    node: Option<Node<'a>>,
+}
+
 impl Memtable {
     pub(super) fn insert(&self, keyspace: u32, key: &[u8], version: Version) {
         let Version { lsn, len, op } = version;
@@ -44,6 +53,12 @@ impl Memtable {
     pub(super) fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Version> {
         let node = self.newest(keyspace, key, at)?;
         node.key().is_of(keyspace, key).then(|| version(&node))
+    }
+
+    /// A cursor at no version.
+    pub(super) const fn cursor(&self) -> MemtableCursor<'_> {
+        let (memtable, node) = (self, None);
+        MemtableCursor { memtable, node }
     }
 
     pub(super) fn versions(&self) -> usize {
@@ -184,6 +199,45 @@ impl Memtable {
         let probe = Probe::new(keyspace, key, Lsn(u64::MAX));
         self.versions
             .upper_bound::<dyn Place>(Bound::Excluded(&probe))
+    }
+}
+
+impl Source for MemtableCursor<'_> {
+    fn entry(&self) -> Option<source::Entry<'_>> {
+        let node = self.node.as_ref()?;
+        Some(source::Entry {
+            keyspace: node.key().keyspace(),
+            key: node.key().key(),
+            version: version(node),
+        })
+    }
+
+    fn seek(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        let probe = Probe::new(keyspace, key, Lsn(at.0.saturating_sub(1)));
+        let versions = &self.memtable.versions;
+        self.node = versions.lower_bound::<dyn Place>(Bound::Included(&probe));
+        Ok(())
+    }
+
+    fn seek_before(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        let probe = Probe::new(keyspace, key, Lsn(at.0.saturating_sub(1)));
+        let versions = &self.memtable.versions;
+        self.node = versions.upper_bound::<dyn Place>(Bound::Excluded(&probe));
+        Ok(())
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if let Some(node) = &mut self.node
+            && !node.move_next()
+        {
+            self.node = None;
+        }
+        Ok(())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.node = self.node.as_ref().and_then(Node::prev);
+        Ok(())
     }
 }
 

@@ -8,14 +8,24 @@
 //! **Architecture invariant:** nothing outside this module knows how versions are kept. Readers
 //! never block the writer, nor it them.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "what flushes and merges comes on top"
+)]
+
 mod cursor;
+mod levels;
 mod memtable;
+mod merge;
+mod merged;
 #[allow(
     dead_code,
     unused_imports,
     reason = "what flushes and merges comes on top"
 )]
 mod run;
+mod source;
 #[cfg(test)]
 mod tests;
 mod version;
