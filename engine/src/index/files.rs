@@ -1,54 +1,95 @@
-//! The index's files: opening what is there, writing a memtable out, taking away what is replaced.
+//! The index's files: opening what is there, writing memtables out, merging runs, taking away what
+//! was replaced.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::levels::{Levels, MergeJob};
 use super::manifest::{DIR, IndexManifest, RunEntry, run_name, run_number};
+use super::merge::{Keep, Merge, Output, Progress, RUN_LEN};
+use super::merged::Merged;
 use super::run::{Run, RunWriter};
+use super::source::LevelCursor;
 use super::version::Resume;
 use super::view::{Frozen, Runs};
 use crate::error::{Error, Result};
-use crate::format::{Chain, ChainRecord, ClusterId, Lsn, NodeId};
+use crate::format::{ChainRecord, ClusterId, Lsn, NodeId};
 use crate::fs::Fs;
 
 /// The index of one store on its disk. Whoever holds it is the only one who changes it.
 #[derive(Debug)]
 pub(crate) struct IndexFiles {
     fs: Arc<dyn Fs>,
-    manifest: IndexManifest,
-    runs: BTreeMap<u64, Arc<Run>>,
+    cluster: ClusterId,
+    node: NodeId,
+    runs: Arc<Runs>,
+    horizon: Lsn,
+    next_number: Arc<AtomicU64>,
 }
 
 /// A memtable that is being written out.
 #[derive(Debug)]
 pub(crate) struct Flush {
     pub(crate) frozen: Arc<Frozen>,
-    number: u64,
+    name: String,
     writer: Option<RunWriter>,
     at: Resume,
 }
 
+/// Which runs to merge.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Which {
+    /// Those that have most need of it, if any have.
+    Needed,
+    /// All, until they are one level.
+    All,
+}
+
+/// Runs that are being merged.
+#[derive(Debug)]
+pub(crate) struct Merging {
+    job: MergeJob<Arc<Run>>,
+    horizon: Lsn,
+    merge: Merge<Merged<LevelCursor<Arc<Run>>>>,
+}
+
 impl IndexFiles {
-    /// Opens the index in `fs`.
+    /// Opens the index in `fs`; `None` where there is none of this node.
     ///
     /// # Errors
-    /// When there is none (`NotInitialised`), or one that cannot be used: it is derived, and a new
-    /// one is made from the log.
+    /// When it cannot be used: it is derived, and a new one is made from the log.
     pub(crate) fn open(fs: Arc<dyn Fs>, cluster: ClusterId, node: NodeId) -> Result<Option<Self>> {
         let Some(manifest) = IndexManifest::load(&*fs)? else {
             return Ok(None);
         };
         if (manifest.cluster, manifest.node) != (cluster, node) {
-            // A copy of another node's directory: its runs may be right, but who knows.
             tracing::warn!(node = %manifest.node, "the index is another node's");
             return Ok(None);
         }
-        let mut runs = BTreeMap::new();
-        for entry in manifest.levels.iter().flatten() {
-            let run = Run::open(&*fs, &run_name(entry.number), &entry.meta)?;
-            runs.insert(entry.number, Arc::new(run));
-        }
-        Ok(Some(Self { fs, manifest, runs }))
+        let open = |entry: &RunEntry| Run::open(&*fs, &run_name(entry.number), &entry.meta);
+        let levels = manifest
+            .levels
+            .iter()
+            .map(|level| {
+                level
+                    .iter()
+                    .map(|entry| open(entry).map(Arc::new))
+                    .collect()
+            })
+            .collect::<Result<Vec<Vec<_>>>>()?;
+        let runs = Runs {
+            levels: Levels::new(levels),
+            replay: manifest.replay.chain(cluster),
+            keyspaces: manifest.keyspaces,
+        };
+        Ok(Some(Self {
+            fs,
+            cluster,
+            node,
+            runs: Arc::new(runs),
+            horizon: manifest.horizon,
+            next_number: Arc::new(AtomicU64::new(manifest.next_number)),
+        }))
     }
 
     /// An empty index, whatever lies in the directory.
@@ -56,152 +97,232 @@ impl IndexFiles {
     /// # Errors
     /// `Io`.
     pub(crate) fn empty(fs: Arc<dyn Fs>, cluster: ClusterId, node: NodeId) -> Result<Self> {
-        let used = numbers(&*fs)?;
-        let manifest = IndexManifest {
+        let used = names(&*fs)?;
+        let highest = used.iter().filter_map(|name| run_number(name)).max();
+        Ok(Self {
+            fs,
             cluster,
             node,
-            replay: ChainRecord::new(&Chain::origin(cluster)),
+            runs: Arc::new(Runs::none(cluster)),
             horizon: Lsn::ZERO,
-            keyspaces: Vec::new(),
-            next_number: used.into_iter().max().unwrap_or(0) + 1,
-            levels: Vec::new(),
-        };
-        let runs = BTreeMap::new();
-        Ok(Self { fs, manifest, runs })
-    }
-
-    /// The replay point.
-    pub(crate) const fn replay(&self) -> &ChainRecord {
-        &self.manifest.replay
+            next_number: Arc::new(AtomicU64::new(highest.unwrap_or(0) + 1)),
+        })
     }
 
     /// The lowest position at which a state is whole.
     pub(crate) const fn horizon(&self) -> Lsn {
-        self.manifest.horizon
+        self.horizon
     }
 
-    /// The runs as readers want them.
-    pub(crate) fn runs(&self) -> Arc<Runs> {
-        let opened = |entry: &RunEntry| match self.runs.get(&entry.number) {
-            Some(run) => run.clone(),
-            None => panic!("run {} is named and was never opened", entry.number),
-        };
-        let level = |level: &Vec<RunEntry>| level.iter().map(opened).collect();
-        let levels = self.manifest.levels.iter().map(level).collect();
-        Arc::new(Runs::new(&self.manifest, levels))
+    /// The runs.
+    pub(crate) const fn runs(&self) -> &Arc<Runs> {
+        &self.runs
     }
 
-    /// Takes away files that no manifest names: what a crash left of a flush or a merge.
+    /// Takes away files that are not used: what a crash left of a flush or a merge.
     ///
     /// # Errors
     /// `Io`.
     pub(crate) fn sweep(&self) -> Result<()> {
-        for number in numbers(&*self.fs)? {
-            if !self.runs.contains_key(&number) {
-                self.unlink(number)?;
+        for name in names(&*self.fs)? {
+            if !self.runs.all().any(|run| run.name() == name) {
+                unlink(&*self.fs, &name)?;
             }
         }
         Ok(())
     }
 
     /// Begins to write `frozen` out.
-    pub(crate) fn begin_flush(&mut self, frozen: Arc<Frozen>) -> Result<Flush> {
-        let number = self.manifest.next_number;
-        self.manifest.next_number += 1;
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`.
+    pub(crate) fn begin_flush(&self, frozen: Arc<Frozen>) -> Result<Flush> {
+        let name = run_name(self.next_number.fetch_add(1, Ordering::Relaxed));
         let writer = if frozen.memtable.versions() == 0 {
             None
         } else {
             self.fs
                 .create_dir(DIR)
                 .map_err(|error| Error::io(format_args!("make {DIR}"), error))?;
-            Some(RunWriter::create(&*self.fs, &run_name(number))?)
+            Some(RunWriter::create(&*self.fs, &name)?)
         };
         let at = Resume::default();
         Ok(Flush {
             frozen,
-            number,
+            name,
             writer,
             at,
-        })
-    }
-
-    /// Writes at most `limit` more versions; whether all are written.
-    ///
-    /// # Errors
-    /// `DiskFull`, `Io`. The flush cannot go on then; another one may be begun.
-    pub(crate) fn step_flush(flush: &mut Flush, limit: usize) -> Result<bool> {
-        let Some(writer) = &mut flush.writer else {
-            return Ok(true);
-        };
-        let memtable = &flush.frozen.memtable;
-        memtable.export(&mut flush.at, limit, &mut |keyspace, key, version| {
-            writer.push(keyspace, key, version)
         })
     }
 
     /// Makes what a flush wrote, and the replay point behind it, part of the durable index.
     ///
     /// # Errors
-    /// `DiskFull`, `Io`. Nothing has changed then.
-    pub(crate) fn end_flush(&mut self, flush: Flush) -> Result<Arc<Runs>> {
-        let mut manifest = self.manifest.clone();
-        manifest.replay = ChainRecord::new(&flush.frozen.end);
-        manifest.keyspaces.clone_from(&flush.frozen.keyspaces);
-        let mut run = None;
-        if let Some(writer) = flush.writer {
+    /// `DiskFull`, `Io`. The index is as it was then.
+    pub(crate) fn end_flush(&mut self, flush: &mut Flush) -> Result<()> {
+        let mut levels = self.runs.levels.clone();
+        if let Some(writer) = flush.writer.take() {
             let meta = writer.finish()?;
-            let opened = Run::open(&*self.fs, &run_name(flush.number), &meta)?;
-            run = Some(Arc::new(opened));
-            if manifest.levels.is_empty() {
-                manifest.levels.push(Vec::new());
-            }
-            let number = flush.number;
-            if let Some(newest) = manifest.levels.first_mut() {
-                newest.insert(0, RunEntry { number, meta });
-            }
+            levels = levels.with_flushed(Arc::new(Run::open(&*self.fs, &flush.name, &meta)?));
         }
-        self.adopt(manifest)?;
-        self.runs.extend(run.map(|run| (flush.number, run)));
-        Ok(self.runs())
+        let runs = Runs {
+            levels,
+            replay: flush.frozen.end,
+            keyspaces: flush.frozen.keyspaces.clone(),
+        };
+        self.adopt(runs, self.horizon)
     }
 
-    /// Makes `manifest` the durable one, with the names of all that it names.
-    fn adopt(&mut self, manifest: IndexManifest) -> Result<()> {
+    /// Begins to merge runs, if any are to be. `keep` is asked what must
+    /// be kept. Runs that need only be listed elsewhere are at once.
+    ///
+    /// # Errors
+    /// `Corrupt` when a run does not hold, `DiskFull`, `Io`.
+    pub(crate) fn begin_merge(
+        &mut self,
+        which: Which,
+        keep: impl FnOnce() -> Keep,
+    ) -> Result<Option<Merging>> {
+        let job = loop {
+            let picked = match which {
+                Which::Needed => self.runs.levels.pick(),
+                Which::All => self.runs.levels.pick_to_compact(),
+            };
+            let Some(job) = picked else {
+                return Ok(None);
+            };
+            if !job.moves {
+                break job;
+            }
+            let levels = self.runs.levels.with_merged(&job, job.upper.clone());
+            self.adopt(self.runs.with_levels(levels), self.horizon)?;
+        };
+        let keep = keep();
+        let horizon = keep.horizon;
+        let upper = job.upper.iter().map(|run| vec![run.clone()]);
+        let sources = upper.chain([job.lower.clone()]).map(LevelCursor::new);
+        let numbers = self.next_number.clone();
+        let names = move || run_name(numbers.fetch_add(1, Ordering::Relaxed));
+        let merge = Merge::new(Merged::new(sources.collect()), keep, RUN_LEN, names)?;
+        Ok(Some(Merging {
+            job,
+            horizon,
+            merge,
+        }))
+    }
+
+    /// Puts what a merge made in the place of what it read, durably, and takes that away.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`. The index is as it was then.
+    pub(crate) fn end_merge(&mut self, merging: &Merging, output: &Output) -> Result<()> {
+        let opened = |(name, meta): &(String, _)| Run::open(&*self.fs, name, meta).map(Arc::new);
+        let made = output.runs.iter().map(opened).collect::<Result<Vec<_>>>()?;
+        let job = &merging.job;
+        let levels = self.runs.levels.with_merged(job, made);
+        self.adopt(
+            self.runs.with_levels(levels),
+            self.horizon.max(merging.horizon),
+        )?;
+        for run in job.upper.iter().chain(&job.lower) {
+            self.remove(run.name());
+        }
+        Ok(())
+    }
+
+    /// Makes `runs` the durable index. Their files are durable already, their names are made so.
+    fn adopt(&mut self, runs: Runs, horizon: Lsn) -> Result<()> {
         let making = |error| Error::io(format_args!("make {DIR} last"), error);
         self.fs.create_dir(DIR).map_err(making)?;
         self.fs.sync_dir(DIR).map_err(making)?;
         self.fs.sync_dir("").map_err(making)?;
+        let entry = |run: &Arc<Run>| RunEntry {
+            number: run_number(run.name())
+                .unwrap_or_else(|| panic!("{} is not the name of a run", run.name())),
+            meta: run.meta().clone(),
+        };
+        let level = |level: &Vec<_>| level.iter().map(entry).collect();
+        let manifest = IndexManifest {
+            cluster: self.cluster,
+            node: self.node,
+            replay: ChainRecord::new(&runs.replay),
+            horizon,
+            keyspaces: runs.keyspaces.clone(),
+            next_number: self.next_number.load(Ordering::Relaxed),
+            levels: runs.levels.levels().iter().map(level).collect(),
+        };
         manifest.store(&*self.fs)?;
-        self.manifest = manifest;
+        (self.runs, self.horizon) = (Arc::new(runs), horizon);
         Ok(())
     }
 
-    /// Takes a file away that was given up: it is made again, or replaced.
-    pub(crate) fn abandon(&self, flush: Flush) {
-        let number = flush.number;
-        if flush.writer.is_some()
-            && let Err(error) = self.unlink(number)
-        {
-            tracing::warn!(%error, number, "a run that was given up stays until the next start");
-        }
+    /// Takes away the files of a flush that is not gone on with.
+    pub(crate) fn abandon_flush(&self, flush: &Flush) {
+        self.remove(&flush.name);
     }
 
-    fn unlink(&self, number: u64) -> Result<()> {
-        let name = run_name(number);
-        match self.fs.unlink(&name) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format_args!("unlink {name}"), error))
-            }
-            _ => Ok(()),
+    /// Takes away the files of a merge that is not gone on with.
+    pub(crate) fn abandon_merge(&self, merging: &Merging) {
+        merging
+            .merge
+            .made()
+            .iter()
+            .for_each(|name| self.remove(name));
+    }
+
+    /// Takes away a file that nothing names any more.
+    fn remove(&self, name: &str) {
+        if let Err(error) = unlink(&*self.fs, name) {
+            tracing::warn!(%error, "a file of the index stays until the next start");
         }
     }
 }
 
-/// The numbers of all run files, in use or not.
-fn numbers(fs: &dyn Fs) -> Result<Vec<u64>> {
+impl Flush {
+    /// Writes at most `limit` more versions; whether all are written.
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`. The flush cannot go on then; another one may be begun.
+    pub(crate) fn step(&mut self, limit: usize) -> Result<bool> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(true);
+        };
+        let mut push = |keyspace, key: &[u8], version| writer.push(keyspace, key, version);
+        self.frozen.memtable.export(&mut self.at, limit, &mut push)
+    }
+}
+
+impl Merging {
+    /// Takes up about `budget_bytes` more; what was made, once it is done.
+    ///
+    /// # Errors
+    /// `Corrupt` when a run does not hold, `DiskFull`, `Io`. The merge cannot go on then.
+    pub(crate) fn step(&mut self, files: &IndexFiles, budget_bytes: u64) -> Result<Option<Output>> {
+        match self.merge.step(&*files.fs, budget_bytes)? {
+            Progress::More => Ok(None),
+            Progress::Done(output) => Ok(Some(output)),
+        }
+    }
+}
+
+/// The names of all run files, in use or not.
+fn names(fs: &dyn Fs) -> Result<Vec<String>> {
     match fs.list(DIR) {
-        Ok(names) => Ok(names.iter().filter_map(|name| run_number(name)).collect()),
+        Ok(names) => Ok(names
+            .iter()
+            .map(|name| format!("{DIR}/{name}"))
+            .filter(|name| run_number(name).is_some())
+            .collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(format_args!("list {}/{DIR}", fs.place()), error)),
+    }
+}
+
+fn unlink(fs: &dyn Fs, name: &str) -> Result<()> {
+    match fs.unlink(name) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::io(format_args!("unlink {name}"), error))
+        }
+        _ => Ok(()),
     }
 }

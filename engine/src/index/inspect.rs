@@ -53,7 +53,7 @@ pub(crate) fn inspect(fs: &dyn Fs, cluster: ClusterId, node: NodeId) -> Result<I
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(Error::io(format_args!("list {}/{DIR}", fs.place()), error)),
     };
-    for name in names {
+    for name in names.iter().map(|name| format!("{DIR}/{name}")) {
         let unused = run_number(&name).is_some_and(|number| !used.contains(&number));
         if unused || name.ends_with(".tmp") {
             let what = "a change of the index was interrupted here";

@@ -1,5 +1,7 @@
 //! What the index on disk consists of, and up to where of the log it reaches: replaced as a whole.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::run::RunMeta;
@@ -68,8 +70,28 @@ impl IndexManifest {
             }
             _ => corrupt(fault.to_string()),
         })?;
-        let manifest = postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        let manifest: Self =
+            postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        // A checksum that holds says that these are the bytes written, not that a sound program
+        // wrote them.
+        if !manifest.is_sound() {
+            return Err(corrupt("its runs contradict one another".to_owned()));
+        }
         Ok(Some(manifest))
+    }
+
+    fn is_sound(&self) -> bool {
+        let mut numbers = HashSet::new();
+        let entries = || self.levels.iter().flatten();
+        let each = entries().all(|entry| {
+            numbers.insert(entry.number)
+                && entry.number < self.next_number
+                && entry.meta.first <= entry.meta.last
+        });
+        let ordered = |level: &Vec<RunEntry>| {
+            level.is_sorted_by(|one, other| one.meta.last < other.meta.first)
+        };
+        each && self.levels.iter().skip(1).all(ordered)
     }
 
     /// Makes this the durable one. The runs that it names are durable already.
@@ -87,7 +109,8 @@ pub(super) fn run_name(number: u64) -> String {
     format!("{DIR}/{number:012}.run")
 }
 
-/// The number in a file's name (without the directory).
+/// The number in the name of a run's file.
 pub(super) fn run_number(name: &str) -> Option<u64> {
+    let name = name.strip_prefix(DIR)?.strip_prefix('/')?;
     name.strip_suffix(".run")?.parse().ok()
 }

@@ -15,9 +15,13 @@
 mod cursor;
 mod files;
 mod inspect;
+mod levels;
 mod manifest;
 mod memtable;
+mod merge;
+mod merged;
 mod run;
+mod source;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -28,9 +32,9 @@ use std::ops::Bound;
 use crate::format::{Lsn, Op};
 
 pub(crate) use self::cursor::{Cursor, Direction, Found};
-pub(crate) use self::files::{Flush, IndexFiles};
+pub(crate) use self::files::{Flush, IndexFiles, Merging, Which};
 pub(crate) use self::inspect::{forget, inspect};
-pub(crate) use self::manifest::IndexManifest;
+pub(crate) use self::merge::Keep;
 pub(crate) use self::view::{Frozen, Index, Runs};
 
 /// One version of one key.

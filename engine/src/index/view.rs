@@ -1,11 +1,13 @@
 //! What a reader of the index looks at: memtables over runs, the newest first.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
+use super::levels::Levels;
 use super::memtable::Memtable;
-use super::run::Run;
-use super::{Direction, IndexManifest, KeyRange, Version};
+use super::merged::Merged;
+use super::run::{Run, RunCursor};
+use super::source::{LevelCursor, Source};
+use super::{Direction, KeyRange, Version};
 use crate::error::Result;
 use crate::format::{Chain, ClusterId, KeyspaceRecord, Lsn};
 
@@ -35,8 +37,7 @@ pub(crate) struct Frozen {
 /// The runs on the disk, opened, and the replay point that they reach.
 #[derive(Debug)]
 pub(crate) struct Runs {
-    /// As in [`IndexManifest::levels`].
-    pub(super) levels: Vec<Vec<Arc<Run>>>,
+    pub(super) levels: Levels<Arc<Run>>,
     /// The replay point.
     pub(crate) replay: Chain,
     /// The keyspaces that the log makes below it.
@@ -79,50 +80,14 @@ impl Index {
         limit: usize,
         visit: &mut dyn FnMut(&[u8], Version),
     ) -> Result<()> {
-        // TEMPORARY
-        let mut all = std::collections::BTreeMap::<Vec<u8>, Version>::new();
-        let mut note = |key: &[u8], v: Version| {
-            let inside = match range.lower {
-                Bound::Included(l) => key >= l,
-                Bound::Excluded(l) => key > l,
-                Bound::Unbounded => true,
-            } && match range.upper {
-                Bound::Included(l) => key <= l,
-                Bound::Excluded(l) => key < l,
-                Bound::Unbounded => true,
-            };
-            if inside && v.lsn < range.at {
-                let e = all.entry(key.to_vec()).or_insert(v);
-                if v.lsn > e.lsn {
-                    *e = v;
-                }
-            }
-        };
-        for m in self.memtables() {
-            let mut r = super::version::Resume::default();
-            m.export(&mut r, usize::MAX, &mut |ks, k, v| {
-                if ks == range.keyspace {
-                    note(k, v);
-                }
-                Ok(())
-            })?;
-        }
-        for run in self.runs.all() {
-            let mut cursor = super::run::RunCursor::new(&**run);
-            cursor.first()?;
-            while let Some(e) = cursor.entry() {
-                if e.keyspace == range.keyspace {
-                    note(e.key, e.version);
-                }
-                cursor.next()?;
-            }
-        }
-        let live = all.iter().filter(|(_, v)| v.op == crate::format::Op::Put);
-        match direction {
-            Direction::Forward => live.take(limit).for_each(|(k, v)| visit(k, *v)),
-            Direction::Reverse => live.rev().take(limit).for_each(|(k, v)| visit(k, *v)),
-        }
-        Ok(())
+        let memtables = self.memtables().map(|memtable| boxed(memtable.cursor()));
+        let (newest, deeper) = self.runs.levels.newest_and_deeper();
+        let newest = newest.iter().map(|run| boxed(RunCursor::new(&**run)));
+        let deeper = deeper
+            .iter()
+            .map(|level| boxed(LevelCursor::new(level.iter().map(|run| &**run))));
+        let sources = memtables.chain(newest).chain(deeper).collect();
+        Merged::new(sources).visit(range, direction, limit, visit)
     }
 
     /// The memtables, the newest first.
@@ -197,34 +162,33 @@ impl Runs {
     /// None, at the beginning of the log.
     pub(crate) fn none(cluster: ClusterId) -> Self {
         Self {
-            levels: Vec::new(),
+            levels: Levels::default(),
             replay: Chain::origin(cluster),
             keyspaces: Vec::new(),
         }
     }
 
-    /// Those that `manifest` names, as they were opened.
-    pub(super) fn new(manifest: &IndexManifest, levels: Vec<Vec<Arc<Run>>>) -> Self {
+    /// The same versions, in other runs.
+    pub(super) fn with_levels(&self, levels: Levels<Arc<Run>>) -> Self {
         Self {
             levels,
-            replay: manifest.replay.chain(manifest.cluster),
-            keyspaces: manifest.keyspaces.clone(),
+            replay: self.replay,
+            keyspaces: self.keyspaces.clone(),
         }
+    }
+
+    /// Bytes of their files.
+    pub(crate) fn len_bytes(&self) -> u64 {
+        self.levels.len_bytes()
     }
 
     /// All of them, by level.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Run>> {
-        self.levels.iter().flatten()
+        self.levels.runs()
     }
 
     fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
-        let ends_before = |run: &Run| {
-            let last = &run.meta().last;
-            (last.keyspace, &last.key[..]) < (keyspace, key)
-        };
-        let Some((newest, deeper)) = self.levels.split_first() else {
-            return Ok(None);
-        };
+        let (newest, deeper) = self.levels.newest_and_deeper();
         for run in newest {
             let found = run.get(keyspace, key, at)?;
             if found.is_some() {
@@ -232,8 +196,7 @@ impl Runs {
             }
         }
         for level in deeper {
-            let at_or_behind = level.partition_point(|run| ends_before(run));
-            if let Some(run) = level.get(at_or_behind) {
+            if let Some(run) = Levels::run_for(level, keyspace, key) {
                 let found = run.get(keyspace, key, at)?;
                 if found.is_some() {
                     return Ok(found);
@@ -242,4 +205,8 @@ impl Runs {
         }
         Ok(None)
     }
+}
+
+fn boxed<'a>(source: impl Source + 'a) -> Box<dyn Source + 'a> {
+    Box::new(source)
 }

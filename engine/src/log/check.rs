@@ -13,7 +13,7 @@ use super::survey::{Known, Survey, survey};
 use super::walk::offset_in_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    ClusterId, History, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
+    ClusterId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
 };
 use crate::fs::{Access, Fs, OsFs};
 use crate::index;

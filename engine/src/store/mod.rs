@@ -28,7 +28,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, InitOptions};
 use crate::entropy::Entropy;
 use crate::error::Result;
-use crate::format::{ClusterId, EpochReason, History, Lsn, NodeId};
+use crate::format::{ChainRecord, ClusterId, EpochReason, History, Lsn, NodeId};
 use crate::fs::{Fs, MemFs, OsFs};
 use crate::index::IndexFiles;
 use crate::keyspace::StoreTag;
@@ -50,7 +50,7 @@ pub struct Store {
 pub(crate) struct Shared {
     pub(crate) log: Arc<Log>,
     pub(crate) state: Arc<State>,
-    pub(crate) snapshots: Register,
+    pub(crate) snapshots: Arc<Register>,
     pub(crate) changes: Arc<Changes>,
     feed: Feed,
     upkeep: Arc<Upkeep>,
@@ -124,23 +124,32 @@ impl Store {
             entries: config.flush_after_entries,
             log_bytes: config.flush_after_log_bytes,
         };
+        let history_log_bytes = config.history_log_bytes;
         let mut on_disk = None;
         let log = Log::open(fs.clone(), clock, config, &mut |cluster, node| {
             on_disk = open_index(&fs, cluster, node);
-            on_disk.as_ref().map(|files| *files.replay())
+            on_disk
+                .as_ref()
+                .map(|files| ChainRecord::new(&files.runs().replay))
         })?;
-        let usable = on_disk.filter(|files| files.replay().lsn == log.replay_cursor().lsn());
+        let usable = on_disk.filter(|files| files.runs().replay.lsn == log.replay_cursor().lsn());
         let files = match usable {
             Some(files) => files,
             None => IndexFiles::empty(fs, log.cluster(), log.node())?,
         };
         files.sweep()?;
-        let state = State::new(files.runs(), StoreTag::new(), freeze_after)?;
+        let state = State::new(files.runs().clone(), StoreTag::new(), freeze_after)?;
         let state = Arc::new(state);
         log.set_sink(state.clone());
-        let snapshots = Register::default();
+        let snapshots = Arc::<Register>::default();
         snapshots.raise_horizon(files.horizon());
-        let upkeep = Upkeep::new(&log, state.clone(), files);
+        let upkeep = Upkeep::new(
+            &log,
+            state.clone(),
+            snapshots.clone(),
+            files,
+            history_log_bytes,
+        );
         let filled = Arc::downgrade(&upkeep);
         state.on_freeze(move || {
             if let Some(upkeep) = filled.upgrade() {
@@ -179,11 +188,21 @@ impl Store {
     /// `Poisoned`, `DiskFull`, `Io` when the last bytes cannot be made durable.
     pub fn close(&self) -> Result<()> {
         self.log().close()?;
-        if let Err(error) = self.shared.upkeep.flush_all() {
+        if let Err(error) = self.shared.upkeep.close() {
             // Nothing is lost: the next start replays it.
             tracing::warn!(%error, "the index could not be written out");
         }
         Ok(())
+    }
+
+    /// Brings the index into the shape in which it is read quickest and takes least room: one level
+    /// of runs, without versions that nobody can ask for any more. The background work does what is
+    /// needed by itself; this is for the moment after a bulk load. Reads and commits go on.
+    ///
+    /// # Errors
+    /// `Corrupt` when a run does not hold, `DiskFull`, `Io`.
+    pub fn compact_index(&self) -> Result<()> {
+        self.shared.upkeep.compact()
     }
 
     /// Makes an online backup in `dir`, which must be empty or not there: the log as readers see it
@@ -271,7 +290,7 @@ impl Store {
         IndexSize {
             versions: index.versions(),
             memory_bytes: index.memory_bytes() as u64,
-            disk_bytes: index.runs().all().map(|run| run.meta().len_bytes).sum(),
+            disk_bytes: index.runs().len_bytes(),
             runs: index.runs().all().count() as u64,
             replay: index.runs().replay.lsn,
         }

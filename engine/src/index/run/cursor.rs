@@ -8,14 +8,7 @@ use super::{Run, Version, prefixed};
 use crate::error::Result;
 use crate::format::Lsn;
 use crate::format::limits::KEY_LEN_MAX;
-
-/// One version with its key.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Entry<'a> {
-    pub(crate) keyspace: u32,
-    pub(crate) key: &'a [u8],
-    pub(crate) version: Version,
-}
+use crate::index::source::Entry;
 
 /// A place in a run: at one of its entries, or at none, where it begins and where it ends up after
 /// the last one. `R` is what it holds the run by: a reference, or an `Arc` for one that is kept.
@@ -49,6 +42,7 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn run(&self) -> &Run {
         &self.run
     }
@@ -70,7 +64,8 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
     /// # Errors
     /// `Corrupt`, as all moves, when what it must look at does not hold.
     pub(crate) fn first(&mut self) -> Result<()> {
-        self.load(0, 0)
+        self.load(0, 0)?;
+        self.settle_on()
     }
 
     /// Goes to the last entry.
@@ -81,7 +76,8 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
         self.version = None;
         let block = self.run.parts.filter - 1;
         let last = self.run.block(block)?.entries() - 1;
-        self.load(block, last)
+        self.load(block, last)?;
+        self.settle_back()
     }
 
     /// Goes to the newest version of `key` below `at`; where there is none, to the first entry of a
@@ -94,12 +90,11 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
         let (block, spot) = self.search(keyspace, key, at)?;
         let entries = self.run.block(block)?.entries();
         if spot.index < entries {
-            return self.load(block, spot.index);
+            self.load(block, spot.index)?;
+        } else if block + 1 < self.run.parts.filter {
+            self.load(block + 1, 0)?;
         }
-        match block + 1 < self.run.parts.filter {
-            true => self.load(block + 1, 0),
-            false => Ok(()),
-        }
+        self.settle_on()
     }
 
     /// Goes to the last entry before that to which [`RunCursor::seek`] goes.
@@ -110,9 +105,10 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
         self.version = None;
         let (block, spot) = self.search(keyspace, key, at)?;
         match spot.index.checked_sub(1) {
-            Some(index) => self.load(block, index),
-            None => self.load_last_before(block),
+            Some(index) => self.load(block, index)?,
+            None => self.load_last_before(block)?,
         }
+        self.settle_back()
     }
 
     /// Goes on to the next entry.
@@ -121,6 +117,22 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
     /// As [`RunCursor::first`].
     #[inline]
     pub(crate) fn next(&mut self) -> Result<()> {
+        self.step_on()?;
+        self.settle_on()
+    }
+
+    /// Goes back to the entry before.
+    ///
+    /// # Errors
+    /// As [`RunCursor::first`].
+    pub(crate) fn prev(&mut self) -> Result<()> {
+        self.step_back()?;
+        self.settle_back()
+    }
+
+    /// [`RunCursor::next`], entries above the run's ceiling included.
+    #[inline]
+    pub(super) fn step_on(&mut self) -> Result<()> {
         if self.version.take().is_none() {
             return Ok(());
         }
@@ -144,11 +156,7 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
         Ok(())
     }
 
-    /// Goes back to the entry before.
-    ///
-    /// # Errors
-    /// As [`RunCursor::first`].
-    pub(crate) fn prev(&mut self) -> Result<()> {
+    fn step_back(&mut self) -> Result<()> {
         if self.version.take().is_none() {
             return Ok(());
         }
@@ -156,6 +164,32 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
             Some(index) => self.load(self.block, index),
             None => self.load_last_before(self.block),
         }
+    }
+
+    #[inline]
+    fn settle_on(&mut self) -> Result<()> {
+        while self.is_hidden() {
+            self.step_on()?;
+        }
+        Ok(())
+    }
+
+    fn settle_back(&mut self) -> Result<()> {
+        while self.is_hidden() {
+            self.step_back()?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn is_hidden(&self) -> bool {
+        self.version
+            .is_some_and(|version| version.lsn >= self.run.meta.ceiling)
+    }
+
+    /// The first entry of the file, whatever the ceiling.
+    pub(super) fn rewind(&mut self) -> Result<()> {
+        self.load(0, 0)
     }
 
     /// The entry's key with its keyspace before it.

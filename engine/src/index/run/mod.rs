@@ -37,7 +37,7 @@ use crate::format::limits::KEY_LEN_MAX;
 use crate::format::{Lsn, Op};
 use crate::fs::{Access, Fs, MapPages};
 
-pub(crate) use self::cursor::{Entry, RunCursor};
+pub(crate) use self::cursor::RunCursor;
 pub(crate) use self::writer::RunWriter;
 
 /// Longest key, its keyspace before it, for which a get takes the small buffer: clearing the large
@@ -63,6 +63,10 @@ pub(crate) struct RunMeta {
     pub(crate) highest: Lsn,
     /// Checksum of the footer, and through it of every byte of the file.
     pub(crate) check: u32,
+    /// Versions at or above this position do not count: they lie behind where this node's history
+    /// left another's, and their positions are used again. The highest position when all do. Unlike
+    /// the rest it may be lowered for a file that is there.
+    pub(crate) ceiling: Lsn,
 }
 
 /// A key with its keyspace.
@@ -131,7 +135,7 @@ impl Run {
     /// # Errors
     /// `Corrupt` when what it must look at does not hold.
     pub(crate) fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
-        let Some(newest) = at.0.checked_sub(1) else {
+        let Some(newest) = at.min(self.meta.ceiling).0.checked_sub(1) else {
             return Ok(None);
         };
         if key.len() > KEY_LEN_MAX || !self.may_hold(keyspace, key)? {
@@ -158,7 +162,7 @@ impl Run {
         let (mut entries, mut deletes, mut keys) = (0, 0, 0);
         let (mut lowest, mut highest) = (Lsn(u64::MAX), Lsn::ZERO);
         let mut before: Option<(Vec<u8>, Lsn)> = None;
-        cursor.first()?;
+        cursor.rewind()?;
         while let Some(entry) = cursor.entry() {
             let (at, version) = (cursor.block_offset(), entry.version);
             let same_key = before
@@ -182,7 +186,7 @@ impl Run {
             lowest = lowest.min(version.lsn);
             highest = highest.max(version.lsn);
             before = Some((cursor.prefixed_key().to_vec(), version.lsn));
-            cursor.next()?;
+            cursor.step_on()?;
         }
         let meta = &self.meta;
         let counted = (entries, deletes, keys, lowest, highest);

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fs::MemFs;
+use crate::index::source::Entry;
 
 /// Every version in the order of a run.
 type Model = BTreeMap<(u32, Vec<u8>, Reverse<u64>), Version>;
@@ -121,10 +122,11 @@ fn row(entry: Option<Entry<'_>>) -> Option<Row> {
 }
 
 fn rows(model: &Model) -> Vec<Row> {
-    let row = |((keyspace, key, _), version): (&(u32, Vec<u8>, _), &Version)| {
-        (*keyspace, key.clone(), *version)
-    };
-    model.iter().map(row).collect()
+    model.iter().map(model_row).collect()
+}
+
+fn model_row(((keyspace, key, _), version): (&(u32, Vec<u8>, Reverse<u64>), &Version)) -> Row {
+    (*keyspace, key.clone(), *version)
 }
 
 fn forward(run: &Run) -> Result<Vec<Row>> {
@@ -177,11 +179,10 @@ proptest! {
             let got = cursor.run().get(keyspace, &key, Lsn(at)).unwrap();
             prop_assert_eq!(got, found.map(|(_, version)| *version), "{:?} at {}", key, at);
 
-            let as_row = |(k, version): (&(u32, Vec<u8>, _), &Version)| (k.0, k.1.clone(), *version);
             cursor.seek(keyspace, &key, Lsn(at)).unwrap();
-            prop_assert_eq!(row(cursor.entry()), below.map(as_row));
+            prop_assert_eq!(row(cursor.entry()), below.map(model_row));
             cursor.prev().unwrap();
-            let before = model.range(..place).next_back().map(as_row);
+            let before = model.range(..place).next_back().map(model_row);
             if below.is_some() {
                 prop_assert_eq!(row(cursor.entry()), before.clone());
             }
@@ -189,7 +190,7 @@ proptest! {
             prop_assert_eq!(row(cursor.entry()), before.clone());
             cursor.next().unwrap();
             if before.is_some() {
-                prop_assert_eq!(row(cursor.entry()), below.map(as_row));
+                prop_assert_eq!(row(cursor.entry()), below.map(model_row));
             }
         }
     }

@@ -168,6 +168,7 @@ impl RunWriter {
             lowest: totals.lowest,
             highest: totals.highest,
             check: totals.check,
+            ceiling: Lsn(u64::MAX),
         })
     }
 

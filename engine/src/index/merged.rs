@@ -1,0 +1,277 @@
+//! Several sources as one, and a range of keys as it looked at a position.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+use super::cursor::Direction;
+use super::source::{Entry, Source};
+use super::{KeyRange, Version};
+use crate::error::Result;
+use crate::format::{Lsn, Op};
+
+/// Versions of one key that are stepped over before it is searched past instead.
+const STEPS_MAX: usize = 8;
+
+/// Sources merged. Where two hold the same version of the same key, both are come by, that of the
+/// earlier source first.
+#[derive(Debug)]
+pub(crate) struct Merged<S> {
+    sources: Vec<S>,
+    /// The sources that are at a version, in the order in which their versions come. Mostly the
+    /// first one's next version is the next of all again, so one comparison is enough.
+    order: Vec<usize>,
+    direction: Direction,
+}
+
+impl<S: Source> Merged<S> {
+    /// At no version.
+    pub(crate) fn new(sources: Vec<S>) -> Self {
+        Self {
+            order: Vec::with_capacity(sources.len()),
+            sources,
+            direction: Direction::Forward,
+        }
+    }
+
+    /// Visits at most `limit` keys that have a value in `range`, from its start or from its end.
+    ///
+    /// # Errors
+    /// As the sources' moves. What was visited before holds.
+    pub(crate) fn visit(
+        &mut self,
+        range: &KeyRange<&[u8]>,
+        direction: Direction,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Version),
+    ) -> Result<()> {
+        match direction {
+            Direction::Forward => self.forward(range, limit, visit),
+            Direction::Reverse => self.reverse(range, limit, visit),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        range: &KeyRange<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Version),
+    ) -> Result<()> {
+        let (keyspace, at) = (range.keyspace, range.at);
+        match range.lower {
+            Bound::Unbounded => self.seek(keyspace, b"", at)?,
+            Bound::Included(key) => self.seek(keyspace, key, at)?,
+            Bound::Excluded(key) => self.seek(keyspace, key, Lsn::ZERO)?,
+        }
+        let mut key = Vec::new();
+        let mut visited = 0;
+        while visited < limit
+            && let Some(entry) = self.entry()
+            && range.ends_behind(&entry)
+        {
+            let found = entry.version;
+            key.clear();
+            key.extend_from_slice(entry.key);
+            if found.lsn >= at {
+                // Too new: the newest that is seen, or where there is none the next key.
+                self.pass(keyspace, &key, at)?;
+                continue;
+            }
+            if found.op == Op::Put {
+                visit(&key, found);
+                visited += 1;
+            }
+            self.pass(keyspace, &key, Lsn::ZERO)?;
+        }
+        Ok(())
+    }
+
+    fn reverse(
+        &mut self,
+        range: &KeyRange<&[u8]>,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Version),
+    ) -> Result<()> {
+        let (keyspace, at) = (range.keyspace, range.at);
+        match range.upper {
+            Bound::Unbounded => match keyspace.checked_add(1) {
+                Some(above) => self.seek_before(above, b"", Lsn(u64::MAX))?,
+                None => self.seek_last()?,
+            },
+            Bound::Included(key) => self.seek_before(keyspace, key, Lsn::ZERO)?,
+            Bound::Excluded(key) => self.seek_before(keyspace, key, Lsn(u64::MAX))?,
+        }
+        let mut key = Vec::new();
+        let mut visited = 0;
+        while visited < limit
+            && let Some(oldest) = self.entry()
+            && range.begins_before(&oldest)
+        {
+            key.clear();
+            key.extend_from_slice(oldest.key);
+            let found = self.newest_backwards(keyspace, &key, at)?;
+            if let Some(version) = found
+                && version.op == Op::Put
+            {
+                visit(&key, version);
+                visited += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves past the versions of `key` that are not below `at`.
+    fn pass(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        let passed = |entry: Option<Entry<'_>>| {
+            entry.is_none_or(|entry| entry.version.lsn < at || !entry.is_of(keyspace, key))
+        };
+        for _ in 0..STEPS_MAX {
+            self.next()?;
+            if passed(self.entry()) {
+                return Ok(());
+            }
+        }
+        self.seek(keyspace, key, at)
+    }
+
+    /// The newest version of `key` below `at`, from its oldest one on, and moves before them all.
+    fn newest_backwards(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
+        let mut found = None;
+        for _ in 0..STEPS_MAX {
+            match self.entry() {
+                Some(entry) if entry.is_of(keyspace, key) => {
+                    if entry.version.lsn < at {
+                        found = Some(entry.version);
+                    }
+                }
+                _ => return Ok(found),
+            }
+            self.prev()?;
+        }
+        self.seek(keyspace, key, at)?;
+        let newest = self.entry().filter(|entry| entry.is_of(keyspace, key));
+        let found = newest.map(|entry| entry.version);
+        self.seek_before(keyspace, key, Lsn(u64::MAX))?;
+        Ok(found)
+    }
+
+    /// Goes to the last version of all.
+    fn seek_last(&mut self) -> Result<()> {
+        // No key is longer, and none of this length is higher.
+        let highest = [u8::MAX; crate::format::limits::KEY_LEN_MAX];
+        self.seek_before(u32::MAX, &highest, Lsn::ZERO)
+    }
+
+    fn turned(&mut self, direction: Direction) {
+        self.direction = direction;
+        self.order.clear();
+        let at_one = self.sources.iter().enumerate();
+        let at_one = at_one.filter(|(_, source)| source.entry().is_some());
+        self.order.extend(at_one.map(|(number, _)| number));
+        let Self { sources, order, .. } = self;
+        order.sort_unstable_by(|a, b| compare(sources, direction, *a, *b));
+    }
+
+    /// Moves the first source of the order on, and puts it in its new place.
+    fn advance(&mut self, direction: Direction) -> Result<()> {
+        assert_eq!(
+            self.direction, direction,
+            "a merge turned round without a search"
+        );
+        let Some(first) = self.order.first().copied() else {
+            return Ok(());
+        };
+        let Some(source) = self.sources.get_mut(first) else {
+            panic!("source {first} of {}", self.sources.len())
+        };
+        let moved = match direction {
+            Direction::Forward => source.next(),
+            Direction::Reverse => source.prev(),
+        };
+        if let Err(error) = moved {
+            self.order.clear();
+            return Err(error);
+        }
+        if source.entry().is_none() {
+            self.order.remove(0);
+            return Ok(());
+        }
+        let mut place = 0;
+        while let Some(next) = self.order.get(place + 1).copied()
+            && compare(&self.sources, direction, first, next).is_gt()
+        {
+            self.order.swap(place, place + 1);
+            place += 1;
+        }
+        Ok(())
+    }
+
+    fn each(
+        &mut self,
+        direction: Direction,
+        mut moves: impl FnMut(&mut S) -> Result<()>,
+    ) -> Result<()> {
+        self.order.clear();
+        self.sources.iter_mut().try_for_each(&mut moves)?;
+        self.turned(direction);
+        Ok(())
+    }
+}
+
+/// A merge moves in one direction after a search: [`Source::prev`] only behind
+/// [`Source::seek_before`], [`Source::next`] behind the others.
+impl<S: Source> Source for Merged<S> {
+    fn entry(&self) -> Option<Entry<'_>> {
+        self.sources.get(*self.order.first()?)?.entry()
+    }
+
+    fn seek(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        self.each(Direction::Forward, |source| source.seek(keyspace, key, at))
+    }
+
+    fn seek_before(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        self.each(Direction::Reverse, |source| {
+            source.seek_before(keyspace, key, at)
+        })
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.advance(Direction::Forward)
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        self.advance(Direction::Reverse)
+    }
+}
+
+impl KeyRange<&[u8]> {
+    fn ends_behind(&self, entry: &Entry<'_>) -> bool {
+        entry.keyspace == self.keyspace
+            && match self.upper {
+                Bound::Unbounded => true,
+                Bound::Included(upper) => entry.key <= upper,
+                Bound::Excluded(upper) => entry.key < upper,
+            }
+    }
+
+    fn begins_before(&self, entry: &Entry<'_>) -> bool {
+        entry.keyspace == self.keyspace
+            && match self.lower {
+                Bound::Unbounded => true,
+                Bound::Included(lower) => entry.key >= lower,
+                Bound::Excluded(lower) => entry.key > lower,
+            }
+    }
+}
+
+/// Which source's version comes first; of equal ones, the earlier source's.
+fn compare<S: Source>(sources: &[S], direction: Direction, a: usize, b: usize) -> Ordering {
+    let entry = |number: usize| sources.get(number).and_then(Source::entry);
+    let (Some(one), Some(other)) = (entry(a), entry(b)) else {
+        panic!("a source that is merged is at no version")
+    };
+    let order = match direction {
+        Direction::Forward => one.order(&other),
+        Direction::Reverse => other.order(&one),
+    };
+    order.then_with(|| a.cmp(&b))
+}
