@@ -46,6 +46,12 @@ pub enum Bug {
     UnknownAsFailed,
     /// The rewriting of the tail after a crash is skipped.
     NoRewrite,
+    /// A memtable is written out without some of its versions.
+    FlushLosesSome,
+    /// A run that was flushed is listed as the oldest of its level.
+    NewestRunLast,
+    /// A memtable is written out, and the replay point moved, before readers see what it holds.
+    FlushAhead,
 }
 
 #[cfg(feature = "planted")]

@@ -9,6 +9,7 @@
 mod tests;
 
 use super::run::{RunKey, RunMeta};
+use crate::planted::{Bug, on};
 
 /// Runs in level 0 at which they are merged into level 1: what a get may have to ask at most, until
 /// a merge is behind.
@@ -126,6 +127,7 @@ impl<R: Listed + Clone> Levels<R> {
     pub(crate) fn with_flushed(&self, run: R) -> Self {
         let mut levels = self.levels.clone();
         match levels.first_mut() {
+            Some(flushed) if on(Bug::NewestRunLast) => flushed.push(run),
             Some(flushed) => flushed.insert(0, run),
             None => levels.push(vec![run]),
         }

@@ -77,6 +77,7 @@ pub(crate) fn open(disk: &Disk, clock: &Arc<StillClock>) -> outlast_engine::Resu
         background: false,
         flush_after_entries: 12,
         flush_after_log_bytes: 20_000,
+        history_log_bytes: 4_000,
         ..Config::default()
     };
     Store::open_on(Arc::new(disk.clone()), clock.clone(), config)

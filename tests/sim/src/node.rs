@@ -79,6 +79,7 @@ impl Node {
             background: false,
             flush_after_entries: 12,
             flush_after_log_bytes: 20_000,
+            history_log_bytes: 4_000,
             ..Config::default()
         };
         let store = Store::open_on(Arc::new(fs), self.clock.clone(), config)?;

@@ -60,6 +60,9 @@ planted! {
     TermNotNoted, 100, "a term is answered before it is noted";
     UnknownAsFailed, 1000, "a commit in a frame that failed to be written ends as failed";
     NoRewrite, 5000, "the tail is not written again after a crash";
+    FlushLosesSome, 100, "a memtable is written out without some of its versions";
+    NewestRunLast, 100, "a run that was flushed is listed as the oldest of its level";
+    FlushAhead, 5000, "a memtable is written out before readers see what it holds";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with
