@@ -17,6 +17,8 @@
 mod block;
 mod cursor;
 mod fence;
+#[cfg(test)]
+mod figures;
 mod filter;
 mod layout;
 #[cfg(test)]
