@@ -1,4 +1,4 @@
-//! Memory maps of sealed files: the only `unsafe` in the workspace.
+//! Memory maps of sealed files, and hints about them: the only `unsafe` in the workspace.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -19,9 +19,23 @@ pub(super) fn map(file: &File, pages: MapPages) -> io::Result<Bytes> {
         options.populate();
     }
     // SAFETY: a map is sound while nobody shortens or writes the file under it. Only sealed
-    // segments are mapped; the engine never writes a sealed file in place and retires one by
-    // unlinking it, and its lock keeps a second engine out of the directory. Another program that
+    // segments and finished runs are mapped; the engine never writes one in place and retires it by
+    // unlinking, and its lock keeps a second engine out of the directory. Another program that
     // writes there breaks the promise of the directory itself; an unreadable page ends the process.
     let map = unsafe { options.map(file)? };
     Ok(Bytes::from_owner(map))
+}
+
+/// Begins to bring the memory at the beginning of `bytes` nearer to the processor, and goes on. A
+/// page that is not in memory is left where it is.
+pub(crate) fn prefetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch changes nothing that a program sees and faults nowhere, whatever the
+        // address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
 }

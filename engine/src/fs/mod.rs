@@ -18,6 +18,7 @@ use bytes::Bytes;
 
 use crate::planted::{Bug, on};
 
+pub(crate) use map::prefetch;
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
 

@@ -24,9 +24,9 @@ const _: () = assert!(LINE_LEN * 8 == 1 << PROBE_BITS);
 const _: () = assert!(PROBES * PROBE_BITS <= 64);
 const _: () = assert!(BLOCK_LEN.is_multiple_of(LINE_LEN));
 
-/// The hash of a key. Part of the format.
-pub(super) fn hash(keyspace: u32, key: &[u8]) -> u64 {
-    let mut state = fold(key.len() as u64 ^ K0, u64::from(keyspace) ^ K1);
+/// The hash of a key with its keyspace before it. Part of the format.
+pub(super) fn hash(key: &[u8]) -> u64 {
+    let mut state = key.len() as u64 ^ K0;
     let (chunks, rest) = key.as_chunks::<8>();
     for chunk in chunks {
         state = fold(state ^ u64::from_le_bytes(*chunk), K2);
@@ -106,15 +106,15 @@ mod tests {
         let keys = |word: &'static str| (0..count).map(move |n| format!("{word}{n:011}"));
         let line = |hash| line_of(hash, lines) * LINE_LEN;
         for key in keys("user") {
-            let hash = hash(1, key.as_bytes());
+            let hash = hash(&[b"\0\0\0\x01", key.as_bytes()].concat());
             enter(&mut filter[line(hash)..][..LINE_LEN], hash);
         }
-        let passes = |keyspace, key: String| {
-            let hash = hash(keyspace, key.as_bytes());
+        let passes = |keyspace: &[u8], key: String| {
+            let hash = hash(&[keyspace, key.as_bytes()].concat());
             holds(filter[line(hash)..].first_chunk().unwrap(), hash)
         };
-        assert!(keys("user").all(|key| passes(1, key)));
-        for (keyspace, word) in [(2, "user"), (1, "item")] {
+        assert!(keys("user").all(|key| passes(b"\0\0\0\x01", key)));
+        for (keyspace, word) in [(b"\0\0\0\x02", "user"), (b"\0\0\0\x01", "item")] {
             let passed = keys(word)
                 .filter(|key| passes(keyspace, key.clone()))
                 .count();
@@ -124,13 +124,17 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_one_on_disks() {
-        let hashes = [hash(1, b""), hash(1, b"mina"), hash(7, b"mina/sailing/1")];
+        let hashes = [
+            hash(b""),
+            hash(b"\0\0\0\x01mina"),
+            hash(b"\0\0\0\x07mina/sailing/1"),
+        ];
         assert_eq!(
             hashes,
             [
-                13_589_984_655_043_907_332,
-                9_947_042_675_315_920_706,
-                5_282_371_794_885_900_415
+                15_604_590_813_234_759_894,
+                8_695_261_288_857_613_871,
+                12_030_245_185_456_293_309
             ]
         );
     }

@@ -17,6 +17,8 @@
 mod block;
 mod cursor;
 mod fence;
+#[cfg(test)]
+mod figures;
 mod filter;
 mod layout;
 #[cfg(test)]
@@ -35,7 +37,7 @@ use super::Version;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::KEY_LEN_MAX;
 use crate::format::{Lsn, Op};
-use crate::fs::{Access, Fs, MapPages};
+use crate::fs::{Access, Fs, MapPages, prefetch};
 
 pub(crate) use self::cursor::RunCursor;
 pub(crate) use self::writer::RunWriter;
@@ -43,6 +45,9 @@ pub(crate) use self::writer::RunWriter;
 /// Longest key, its keyspace before it, for which a get takes the small buffer: clearing the large
 /// one takes longer than many a search.
 const SHORT_LEN_MAX: usize = 64;
+
+/// Lines of memory at the beginning of a block that a search in it reads: header and heads.
+const HEAD_LINES: usize = 4;
 
 /// What is known of a run without opening it. Kept by whoever lists the runs.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -138,13 +143,13 @@ impl Run {
         let Some(newest) = at.min(self.meta.ceiling).0.checked_sub(1) else {
             return Ok(None);
         };
-        if key.len() > KEY_LEN_MAX || !self.may_hold(keyspace, key)? {
-            return Ok(None);
-        }
         if key.len() + 4 <= SHORT_LEN_MAX {
-            self.find(prefixed(keyspace, key, &mut [0; SHORT_LEN_MAX]), newest)
-        } else {
+            let mut room = [0; SHORT_LEN_MAX];
+            self.find_filtered(prefixed(keyspace, key, &mut room), newest)
+        } else if key.len() <= KEY_LEN_MAX {
             self.find_long(keyspace, key, newest)
+        } else {
+            Ok(None)
         }
     }
 
@@ -174,7 +179,8 @@ impl Run {
             if !same_key && !next_key {
                 return Err(self.fault(at, "its entries are not in their order"));
             }
-            if !self.may_hold(entry.keyspace, entry.key)? {
+            let hash = filter::hash(cursor.prefixed_key());
+            if !self.passes(self.filter_line(hash), hash)? {
                 return Err(self.fault(at, "the filter lacks one of its keys"));
             }
             if next_key && self.find(cursor.prefixed_key(), u64::MAX)? != Some(version) {
@@ -204,17 +210,50 @@ impl Run {
         Ok(())
     }
 
-    #[cold]
+    #[inline(never)]
     fn find_long(&self, keyspace: u32, key: &[u8], newest: u64) -> Result<Option<Version>> {
-        self.find(prefixed(keyspace, key, &mut [0; PREFIXED_LEN_MAX]), newest)
+        let mut room = [0; PREFIXED_LEN_MAX];
+        self.find_filtered(prefixed(keyspace, key, &mut room), newest)
+    }
+
+    /// What [`Run::find`] finds, if the filter lets the key pass.
+    ///
+    /// Nearly all of a get's time is waiting for memory, so the line of the filter is asked for
+    /// before the fences are searched, and the head of the block before the filter is looked at.
+    fn find_filtered(&self, key: &[u8], newest: u64) -> Result<Option<Version>> {
+        let hash = filter::hash(key);
+        let line = self.filter_line(hash);
+        prefetch(self.map.get(line..).unwrap_or_default());
+        let fences = self.fences()?;
+        let number = self.locate(&fences, key, newest)?;
+        let lines = self.bytes(number).map_or(&[][..], |block| block);
+        let lines = lines.chunks(filter::LINE_LEN).take(HEAD_LINES);
+        lines.for_each(prefetch);
+        if !self.passes(line, hash)? {
+            return Ok(None);
+        }
+        self.find_from(&fences, number, key, newest)
     }
 
     /// The first version of `key` that is not above `newest`.
     fn find(&self, key: &[u8], newest: u64) -> Result<Option<Version>> {
         let fences = self.fences()?;
-        let number = fences
-            .locate(key, newest)
-            .ok_or_else(|| self.fence_fault())?;
+        let number = self.locate(&fences, key, newest)?;
+        self.find_from(&fences, number, key, newest)
+    }
+
+    fn locate(&self, fences: &Fences<'_>, key: &[u8], newest: u64) -> Result<usize> {
+        let number = fences.locate(key, newest);
+        number.ok_or_else(|| self.fence_fault())
+    }
+
+    fn find_from(
+        &self,
+        fences: &Fences<'_>,
+        number: usize,
+        key: &[u8],
+        newest: u64,
+    ) -> Result<Option<Version>> {
         let block = self.block(number)?;
         let fault = |number| self.fault(number * BLOCK_LEN, "an entry does not decode");
         let spot = block.search(key, newest).ok_or_else(|| fault(number))?;
@@ -230,10 +269,14 @@ impl Run {
         Ok(spot.version)
     }
 
-    fn may_hold(&self, keyspace: u32, key: &[u8]) -> Result<bool> {
-        let hash = filter::hash(keyspace, key);
-        let at = filter::line_of(hash, self.footer.filter_lines) * filter::LINE_LEN;
-        let offset = self.parts.filter * BLOCK_LEN + at;
+    /// Where in the file the line of the filter lies.
+    fn filter_line(&self, hash: u64) -> usize {
+        let line = filter::line_of(hash, self.footer.filter_lines);
+        self.parts.filter * BLOCK_LEN + line * filter::LINE_LEN
+    }
+
+    /// Whether the filter's line at `offset` lets a key pass.
+    fn passes(&self, offset: usize, hash: u64) -> Result<bool> {
         self.verify_block(offset / BLOCK_LEN)?;
         let line = self.map.get(offset..).and_then(<[u8]>::first_chunk);
         match line {

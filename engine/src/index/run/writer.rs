@@ -119,7 +119,7 @@ impl RunWriter {
         totals.lowest = totals.lowest.min(version.lsn);
         totals.highest = totals.highest.max(version.lsn);
         if !same_key {
-            self.hashes.push(filter::hash(keyspace, key));
+            self.hashes.push(filter::hash(&self.key));
         }
         std::mem::swap(&mut self.key, &mut self.last);
         self.last_lsn = version.lsn;
