@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Version;
 use super::levels::{Levels, MergeJob};
 use super::manifest::{DIR, IndexManifest, RunEntry, run_name, run_number};
 use super::merge::{Keep, Merge, Output, Progress, RUN_LEN};
 use super::merged::Merged;
 use super::run::{Run, RunWriter};
 use super::source::LevelCursor;
-use super::Version;
 use super::version::Resume;
 use super::view::{Frozen, Runs};
 use crate::error::{Error, Result};
@@ -52,7 +52,7 @@ pub(crate) enum Which {
 pub(crate) struct Merging {
     job: MergeJob<Arc<Run>>,
     horizon: Lsn,
-    merge: Merge<Merged<LevelCursor<Arc<Run>>>>,
+    merge: Merge<Merged<LevelCursor<Vec<Arc<Run>>>>>,
 }
 
 impl IndexFiles {

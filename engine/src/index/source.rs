@@ -3,6 +3,7 @@
 
 use std::cmp::Ordering;
 use std::ops::Deref;
+use std::sync::Arc;
 
 use super::Version;
 use super::run::{Run, RunCursor};
@@ -103,26 +104,19 @@ impl<R: Deref<Target = Run>> Source for RunCursor<R> {
     }
 }
 
-/// A place in runs of which none holds a key of another: a level, or a single run. `R` is what a
-/// run is held by.
+/// A place in runs of which none holds a key of another: a level, or a single run. `L` is what
+/// lists them, in the order of their keys.
 #[derive(Debug)]
-pub(crate) struct LevelCursor<R> {
-    /// In the order of their keys.
-    runs: Vec<R>,
+pub(crate) struct LevelCursor<L> {
+    runs: L,
     /// Which run the cursor is in.
     current: usize,
-    cursor: Option<RunCursor<R>>,
+    cursor: Option<RunCursor<Arc<Run>>>,
 }
 
-impl<R: Deref<Target = Run> + Clone> LevelCursor<R> {
-    /// A cursor at no version. The runs stand in the order of their keys.
-    pub(crate) fn new(runs: impl IntoIterator<Item = R>) -> Self {
-        let runs: Vec<R> = runs.into_iter().collect();
-        for (one, other) in runs.iter().zip(runs.iter().skip(1)) {
-            let (last, first) = (&one.meta().last, &other.meta().first);
-            // Levels assert it as well; here it would touch every run of a level for every read.
-            debug_assert!(last < first, "{} overlaps {}", one.name(), other.name());
-        }
+impl<L: AsRef<[Arc<Run>]>> LevelCursor<L> {
+    /// A cursor at no version.
+    pub(crate) const fn new(runs: L) -> Self {
         Self {
             runs,
             current: 0,
@@ -132,15 +126,15 @@ impl<R: Deref<Target = Run> + Clone> LevelCursor<R> {
 
     /// The first run that has a key not before this one.
     fn run_for(&self, keyspace: u32, key: &[u8]) -> usize {
-        self.runs.partition_point(|run| {
+        self.runs.as_ref().partition_point(|run| {
             let last = &run.meta().last;
             (last.keyspace, &*last.key) < (keyspace, key)
         })
     }
 
-    fn enter(&mut self, number: usize) -> Option<&mut RunCursor<R>> {
+    fn enter(&mut self, number: usize) -> Option<&mut RunCursor<Arc<Run>>> {
         if self.current != number || self.cursor.is_none() {
-            self.cursor = self.runs.get(number).cloned().map(RunCursor::new);
+            self.cursor = self.runs.as_ref().get(number).cloned().map(RunCursor::new);
             self.current = number;
         }
         self.cursor.as_mut()
@@ -154,7 +148,7 @@ impl<R: Deref<Target = Run> + Clone> LevelCursor<R> {
 
     /// Where the cursor left its run at the end, goes on in the runs behind.
     fn go_on(&mut self) -> Result<()> {
-        while self.at_none() && self.current + 1 < self.runs.len() {
+        while self.at_none() && self.current + 1 < self.runs.as_ref().len() {
             if let Some(cursor) = self.enter(self.current + 1) {
                 cursor.first()?;
             }
@@ -164,7 +158,7 @@ impl<R: Deref<Target = Run> + Clone> LevelCursor<R> {
 
     fn go_back(&mut self) -> Result<()> {
         while self.at_none()
-            && let Some(before) = self.current.min(self.runs.len()).checked_sub(1)
+            && let Some(before) = self.current.min(self.runs.as_ref().len()).checked_sub(1)
         {
             if let Some(cursor) = self.enter(before) {
                 cursor.last()?;
@@ -174,7 +168,7 @@ impl<R: Deref<Target = Run> + Clone> LevelCursor<R> {
     }
 }
 
-impl<R: Deref<Target = Run> + Clone> Source for LevelCursor<R> {
+impl<L: AsRef<[Arc<Run>]>> Source for LevelCursor<L> {
     fn entry(&self) -> Option<Entry<'_>> {
         self.cursor.as_ref()?.entry()
     }

@@ -83,9 +83,7 @@ impl Index {
         let memtables = self.memtables().map(|memtable| boxed(memtable.cursor()));
         let (newest, deeper) = self.runs.levels.newest_and_deeper();
         let newest = newest.iter().map(|run| boxed(RunCursor::new(&**run)));
-        let deeper = deeper
-            .iter()
-            .map(|level| boxed(LevelCursor::new(level.iter().map(|run| &**run))));
+        let deeper = deeper.iter().map(|level| boxed(LevelCursor::new(level)));
         let sources = memtables.chain(newest).chain(deeper).collect();
         Merged::new(sources).visit(range, direction, limit, visit)
     }

@@ -142,7 +142,7 @@ impl Parts {
         for run in &self.runs {
             sources.push(Box::new(RunCursor::new(run.clone())));
         }
-        sources.push(Box::new(LevelCursor::new(self.level.iter().cloned())));
+        sources.push(Box::new(LevelCursor::new(self.level.clone())));
         Merged::new(sources)
     }
 }
