@@ -75,8 +75,8 @@ impl Clock for StillClock {
 pub(crate) fn open(disk: &Disk, clock: &Arc<StillClock>) -> outlast_engine::Result<Store> {
     let config = Config {
         background: false,
-        flush_after_entries: 12,
-        flush_after_log_bytes: 20_000,
+        flush_after_entries: 20,
+        flush_after_log_bytes: 40_000,
         history_log_bytes: 4_000,
         ..Config::default()
     };
