@@ -79,9 +79,10 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CheckReport, CommitFuture, CommitOptions, Fault, FaultKind, Group, Level, LogCursor,
-    LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy, RepairReport,
-    Repaired, ReplicaPositions, TermMark, about, check, check_on, repair, repair_on,
+    About, CheckReport, CommitFuture, CommitOptions, CopySource, Fault, FaultKind, FrameSource,
+    Given, Group, Lack, LackKind, Level, LogCursor, LogState, LogView, Pipeline, Positions,
+    ProtectionMark, Recovered, Remedy, RepairReport, Repaired, ReplicaPositions, TermMark, Want,
+    about, check, check_on, repair, repair_from, repair_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};

@@ -195,11 +195,6 @@ impl Look {
         self.survey.headers.get(&ordinal).cloned()
     }
 
-    /// Whether a later segment holds anything, which is begun only when this one is sealed.
-    pub(super) fn is_sealed(&self, ordinal: u64) -> bool {
-        self.survey.headers.range(ordinal + 1..).next().is_some()
-    }
-
     fn report(self) -> CheckReport {
         CheckReport {
             cluster: self.manifest.cluster,

@@ -181,6 +181,7 @@ impl Log {
             armed_at_ns: AtomicU64::new(0),
             recovered: Mutex::new(recovered),
             manifest: Mutex::new(manifest),
+            replacing: Mutex::new(()),
             reserve_kept: AtomicBool::new(false),
             peer_holds: Mutex::new(None),
             fs,

@@ -95,7 +95,8 @@ impl Range {
         let (found, bytes) = self.scan.next(direction, read_ahead)?;
         let keyspace = self.scan.cursor.keyspace();
         let lsn = found.version.lsn;
-        Some(bytes.and_then(|bytes| record::verify(&bytes, keyspace, &found.key, lsn)))
+        let log = &self.scan.snapshot.shared().log;
+        Some(bytes.and_then(|bytes| record::verify(log, &bytes, keyspace, &found.key, lsn)))
     }
 }
 
