@@ -38,7 +38,7 @@ pub(super) struct Mended {
 
 /// What comes of a [`Job`].
 pub(super) enum Outcome {
-    Whole(Mended),
+    Whole(Box<Mended>),
     /// Own frames and the source's do not reach as far as the segment once did; why, where there is
     /// a source.
     Lacking(Option<Lack>),
@@ -109,13 +109,13 @@ pub(super) fn mend(
         frames: count_frames(&frames),
         end,
     });
-    Ok(Outcome::Whole(Mended {
+    Ok(Outcome::Whole(Box::new(Mended {
         header,
         frames,
         footer,
         end,
         ranges,
-    }))
+    })))
 }
 
 /// Frames one behind the other: the segment's own where they hold, the source's where not.
@@ -139,7 +139,7 @@ struct Piece {
 }
 
 enum Next {
-    Frame(Piece),
+    Frame(Box<Piece>),
     SegmentEnds,
     Nothing(Option<Lack>),
 }
@@ -149,10 +149,10 @@ impl Pieces<'_, '_> {
         let offset = to_usize(at.lsn.bytes_since(self.job.start.lsn));
         let own = self.job.own.slice(offset.min(self.job.own.len())..);
         if let Ok(piece) = piece(at, &own, false) {
-            return Ok(Next::Frame(piece));
+            return Ok(Next::Frame(Box::new(piece)));
         }
         if let Some(piece) = self.left(at) {
-            return Ok(Next::Frame(piece));
+            return Ok(Next::Frame(Box::new(piece)));
         }
         let Some(source) = &mut self.source else {
             return Ok(Next::Nothing(None));
@@ -178,7 +178,7 @@ impl Pieces<'_, '_> {
         };
         self.given = (at.lsn, frames.clone());
         Ok(match piece(at, &frames, true) {
-            Ok(piece) => Next::Frame(piece),
+            Ok(piece) => Next::Frame(Box::new(piece)),
             Err(fault) => Next::Nothing(Some(misfit(range, &fault))),
         })
     }

@@ -227,7 +227,7 @@ impl Repair<'_, '_> {
         };
         let source = self.source.as_mut().map(|source| &mut **source as _);
         match mend(&job, source, epochs)? {
-            Outcome::Whole(mended) => Ok(Some(mended)),
+            Outcome::Whole(mended) => Ok(Some(*mended)),
             Outcome::Lacking(lack) => {
                 self.lacks.extend(lack);
                 Ok(None)

@@ -282,10 +282,7 @@ fn a_tail_that_the_peer_holds_is_lost_and_not_torn() {
     log.note_peer_holds(last.lsn);
     log.begin_following().unwrap();
     let recovered = log.recovered();
-    assert_eq!(
-        recovered.lost_tail,
-        Some(LsnRange::new(end, last.lsn))
-    );
+    assert_eq!(recovered.lost_tail, Some(LsnRange::new(end, last.lsn)));
     assert_eq!(recovered.aside.len(), 1);
 }
 
