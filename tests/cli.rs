@@ -624,7 +624,7 @@ fn damage_is_named_by_check_and_mended_by_repair_with_a_copy() {
     let mended = here(&from);
     assert_eq!(mended.status.code(), Some(0), "{}", stderr(&mended));
     assert!(
-        stdout(&mended).contains("from the copy"),
+        stdout(&mended).contains(&format!(" from {}", copy.display())),
         "{}",
         stdout(&mended)
     );

@@ -57,16 +57,24 @@ pub fn check(dir: &Path) -> Result<CheckReport> {
 /// # Errors
 /// As [`check`].
 pub fn check_on(fs: &dyn Fs) -> Result<CheckReport> {
-    let _lock = fs.lock_shared().map_err(|error| in_use(fs, error))?;
+    let _lock = fs.lock_shared().map_err(|error| {
+        let place = fs.place();
+        let running = format!(
+            "stop that one first, or let it look at its own sealed segments: `outlast repair --dir \
+             {place} --dry-run`"
+        );
+        in_use(fs, error, &running)
+    })?;
     Ok(Look::at(fs)?.report())
 }
 
-pub(super) fn in_use(fs: &dyn Fs, error: std::io::Error) -> Error {
+/// Why a directory cannot be looked at, with what to do about it.
+pub(super) fn in_use(fs: &dyn Fs, error: std::io::Error, what_to_do: &str) -> Error {
     match error.kind() {
         std::io::ErrorKind::WouldBlock => {
             let message = format!(
-                "{} is in use by another process: stop that one first, a log that is written \
-                 cannot be judged",
+                "{} is in use by another process, and a log that is written cannot be judged from \
+                 outside: {what_to_do}",
                 fs.place()
             );
             Error::new(ErrorKind::Locked, message)

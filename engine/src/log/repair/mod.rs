@@ -96,7 +96,7 @@ pub(super) fn repair_files(
     } else {
         fs.lock()
     };
-    let _lock = lock.map_err(|error| in_use(fs, error))?;
+    let _lock = lock.map_err(|error| in_use(fs, error, "stop that one first"))?;
     let mut repair = Repair {
         fs,
         source,
