@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use outlast_engine::{LackKind, LsnRange, Repaired};
+use outlast_engine::format::LsnRange;
+use outlast_engine::{LackKind, Repaired};
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::{Repair as Report, RepairFrom, RepairOptions, repair_offline};
 use outlast_tools::exit::Exit;

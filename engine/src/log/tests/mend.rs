@@ -1,6 +1,6 @@
 //! Mending with the frames of a log that runs, and under a log that runs.
 
-use super::check::{cases, closed, rot};
+use super::check::{Case, cases, closed, rot};
 use super::recover::{files, logs};
 use super::*;
 use crate::log::segment::file_name;
@@ -196,7 +196,7 @@ fn a_source_that_has_not_what_is_missing_says_why_and_nothing_is_changed() {
 }
 
 /// What a running log can be asked to mend: everything in a sealed segment.
-fn sealed_cases() -> impl Iterator<Item = super::check::Case> {
+fn sealed_cases() -> impl Iterator<Item = Case> {
     let sealed = |file: &str| file.starts_with("log/") && !file.ends_with("5.seg");
     cases().into_iter().filter(move |case| sealed(case.file))
 }
