@@ -54,7 +54,7 @@ impl Log {
             };
             let bytes = sealed.read()?;
             let faults = sealed.faults(&bytes, &mut epochs);
-            if faults.is_empty() {
+            if faults.is_empty() || !sealed.is_there() {
                 continue;
             }
             let given = source.as_mut().map(|source| &mut **source as _);
@@ -68,6 +68,7 @@ impl Log {
                         report.left.extend(sealed.faults(&bytes, &mut epochs));
                     }
                 }
+                Done::Lacking(_) if !sealed.is_there() => {}
                 Done::Lacking(lack) => {
                     report.left.extend(faults);
                     report.lacks.extend(lack);
@@ -109,6 +110,12 @@ struct Sealed<'a> {
 impl Sealed<'_> {
     fn name(&self) -> String {
         file_name(self.segment.header.ordinal)
+    }
+
+    /// Whether it is a part of the log still: a cut of a forked tail takes segments away.
+    fn is_there(&self) -> bool {
+        let there = self.log.segments.find(self.segment.header.base());
+        there.is_some_and(|there| Arc::ptr_eq(&there, self.segment))
     }
 
     fn read(&self) -> Result<Option<Bytes>> {
@@ -232,8 +239,7 @@ impl Sealed<'_> {
         if !rehearse {
             // From here on nobody else puts a file in the place of another, nor cuts the log.
             let _replacing = self.log.replacing.lock();
-            let there = self.log.segments.find(header.base());
-            if !there.is_some_and(|there| Arc::ptr_eq(&there, self.segment)) {
+            if !self.is_there() {
                 return Ok(Done::Gone);
             }
             let fs = &*self.log.fs;

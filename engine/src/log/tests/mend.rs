@@ -311,3 +311,57 @@ fn a_crash_or_a_failure_at_any_moment_of_a_running_repair_costs_nothing() {
         }
     }
 }
+
+#[test]
+fn nothing_is_given_that_is_not_durable_yet() {
+    let (_, copy) = closed();
+    let fs = MemFs::new();
+    let standby = InitOptions {
+        follower: true,
+        ..options(open(&copy).cluster(), SMALL)
+    };
+    Log::init(&fs, &standby).unwrap();
+    let (from, to) = (open(&copy), open(&fs));
+    to.begin_following().unwrap();
+    let first = run(&from, Lsn::ZERO).unwrap();
+    to.append_run(&first).unwrap();
+    let origin = Chain::origin(to.cluster());
+    let refused = to.frames_behind(&origin, 1 << 20).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NotHeld);
+    to.sync().unwrap();
+    let given = to.frames_behind(&origin, 1 << 20).unwrap();
+    assert_eq!(given, first.bytes().slice(..given.len()));
+}
+
+#[test]
+fn a_segment_that_is_cut_off_while_its_frames_are_fetched_stays_away() {
+    /// Gives the frames after the log was cut before them.
+    struct Cuts<'a> {
+        log: Arc<Log>,
+        fs: MemFs,
+        copy: CopySource<'a>,
+    }
+    impl FrameSource for Cuts<'_> {
+        fn give(&mut self, want: &Want) -> Result<Given> {
+            // It can only be kept aside where it holds.
+            rot(&self.fs, 2, 20_000);
+            self.log.quarantine(want.segment.base())?;
+            self.copy.give(want)
+        }
+    }
+    let (_, copy) = closed();
+    let sound = copy.crash(Crash::KeepAll);
+    let fs = copy.crash(Crash::KeepAll);
+    let log = open(&fs);
+    log.begin_following().unwrap();
+    rot(&fs, 2, 20_000);
+    let mut cuts = Cuts {
+        log: log.clone(),
+        fs: fs.clone(),
+        copy: CopySource::new(&sound),
+    };
+    let report = log.repair_sealed(Some(&mut cuts), false).unwrap();
+    assert_eq!((report.repaired, report.lacks), (vec![], vec![]));
+    let kept: Vec<_> = logs(&fs).into_keys().collect();
+    assert_eq!(kept, [file_name(1)], "what was cut is back");
+}
