@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     ClusterId, History, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
 };
-use crate::fs::{Access, Fs, OsFs};
+use crate::fs::{Access, Fs, OsFs, Tolerant};
 
 /// What a look at a store found.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -65,7 +65,7 @@ pub fn check_on(fs: &dyn Fs) -> Result<CheckReport> {
         );
         in_use(fs, error, &running)
     })?;
-    Ok(Look::at(fs)?.report())
+    Ok(Look::at(&Tolerant(fs))?.report())
 }
 
 /// Why a directory cannot be looked at, with what to do about it.

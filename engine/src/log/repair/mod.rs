@@ -24,7 +24,7 @@ use super::settle::replace_segment;
 use super::walk::{Epochs, walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, LsnRange, SegmentHeader};
-use crate::fs::{Fs, OsFs, read_all};
+use crate::fs::{Fs, OsFs, Tolerant, read_all};
 
 pub use self::source::{CopySource, FrameSource, Given, Lack, LackKind, Want};
 
@@ -91,6 +91,7 @@ pub(super) fn repair_files(
     source: Option<&mut dyn FrameSource>,
     rehearse: bool,
 ) -> Result<RepairReport> {
+    let fs = &Tolerant(fs);
     let lock = if rehearse {
         fs.lock_shared()
     } else {

@@ -15,7 +15,7 @@ use crate::format::{
     Chain, ChainRecord, Lsn, LsnRange, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter,
     to_usize,
 };
-use crate::fs::read_all;
+use crate::fs::{Tolerant, read_all};
 use crate::log::fault::{Fault, FaultKind, Remedy};
 use crate::log::segment::{Segment, file_name};
 use crate::log::settle::replace_segment;
@@ -120,7 +120,7 @@ impl Sealed<'_> {
 
     fn read(&self) -> Result<Option<Bytes>> {
         let name = self.name();
-        match read_all(&*self.log.fs, &name) {
+        match read_all(&Tolerant(&*self.log.fs), &name) {
             Ok(bytes) => Ok(Some(bytes.into())),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => {
@@ -243,7 +243,7 @@ impl Sealed<'_> {
                 return Ok(Done::Gone);
             }
             let fs = &*self.log.fs;
-            aside = keep_aside(fs, &file)?;
+            aside = keep_aside(&Tolerant(fs), &file)?;
             let footer = mended.footer.as_ref();
             let replaced = replace_segment(fs, &mended.header, &mended.frames, footer);
             // Whichever of the two files a failure left there is the one to read.

@@ -402,6 +402,8 @@ fn every_fault_made_by_hand_is_mended_with_a_copy_byte_for_byte() {
         assert_eq!(check_on(&image).unwrap().faults, [], "{what}");
         // What was there is kept, byte for byte.
         for repaired in &report.repaired {
+            let was_there = before.contains_key(&repaired.file);
+            assert_eq!(repaired.aside.is_some(), was_there, "{what}");
             let Some(aside) = &repaired.aside else {
                 continue;
             };

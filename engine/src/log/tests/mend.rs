@@ -1,8 +1,12 @@
 //! Mending with the frames of a log that runs, and under a log that runs.
 
+use std::io;
+use std::ops::Range;
+
 use super::check::{Case, cases, closed, rot};
 use super::recover::{files, logs};
 use super::*;
+use crate::fs::{Access, File, MapPages};
 use crate::log::segment::file_name;
 use crate::log::{
     CopySource, FaultKind, FrameSource, Given, Lack, LackKind, RepairReport, Want, check_on,
@@ -298,7 +302,7 @@ fn a_crash_or_a_failure_at_any_moment_of_a_running_repair_costs_nothing() {
     assert!(count > 8, "{count} operations");
     for number in 1..=count {
         let (fs, log) = start();
-        fs.fail_at(fs.operations() + number, std::io::ErrorKind::Other);
+        fs.fail_at(fs.operations() + number, io::ErrorKind::Other);
         let failed = log.repair_sealed(Some(&mut CopySource::new(&copy)), false);
         assert!(failed.is_err(), "operation {number}");
         for crash in [Crash::LoseUnsynced, Crash::KeepAll, Crash::Random(number)] {
@@ -364,4 +368,127 @@ fn a_segment_that_is_cut_off_while_its_frames_are_fetched_stays_away() {
     assert_eq!((report.repaired, report.lacks), (vec![], vec![]));
     let kept: Vec<_> = logs(&fs).into_keys().collect();
     assert_eq!(kept, [file_name(1)], "what was cut is back");
+}
+
+/// A disk that cannot read some bytes of one file any more.
+#[derive(Debug)]
+struct BadSectors {
+    files: MemFs,
+    name: String,
+    bad: Range<u64>,
+    /// Whether the file lies on them: one that takes its place lies elsewhere.
+    lies_there: AtomicBool,
+}
+
+#[derive(Debug)]
+struct BadFile(Arc<dyn File>, Range<u64>);
+
+impl Fs for BadSectors {
+    fn create(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.files.create(name)
+    }
+    fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
+        let file = self.files.open(name, access)?;
+        if name != self.name || !self.lies_there.load(Ordering::Relaxed) {
+            return Ok(file);
+        }
+        Ok(Arc::new(BadFile(file, self.bad.clone())))
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        if to == self.name {
+            self.lies_there.store(false, Ordering::Relaxed);
+        }
+        self.files.rename(from, to)
+    }
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        self.files.unlink(name)
+    }
+    fn create_dir(&self, name: &str) -> io::Result<()> {
+        self.files.create_dir(name)
+    }
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        self.files.list(dir)
+    }
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.files.sync_dir(dir)
+    }
+    fn lock(&self) -> io::Result<Box<dyn Send + Sync>> {
+        self.files.lock()
+    }
+    fn place(&self) -> String {
+        self.files.place()
+    }
+}
+
+impl File for BadFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        if offset < self.1.end && self.1.start < offset + buf.len() as u64 {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        self.0.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_at(offset, bytes)
+    }
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+    fn len_bytes(&self) -> io::Result<u64> {
+        self.0.len_bytes()
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+    fn map(&self, pages: MapPages) -> io::Result<Bytes> {
+        self.0.map(pages)
+    }
+}
+
+#[test]
+fn sectors_that_cannot_be_read_are_damage_and_are_mended_running_or_not() {
+    let (sound, copy) = closed();
+    let wanted = logs(&sound);
+    for running in [false, true] {
+        let files = sound.crash(Crash::KeepAll);
+        let disk = Arc::new(BadSectors {
+            files: files.clone(),
+            name: file_name(2),
+            bad: 20_000..21_000,
+            lies_there: AtomicBool::new(true),
+        });
+        let mut source = CopySource::new(&copy);
+        let report = if running {
+            let opened = |fs: Arc<dyn Fs>| {
+                let config = Config {
+                    background: false,
+                    ..Config::default()
+                };
+                Log::open(fs, Arc::new(SystemClock::default()), config)
+            };
+            // Opening takes an error of the disk for what it is.
+            let refused = opened(disk.clone()).err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::Io, "{refused}");
+            disk.lies_there.store(false, Ordering::Relaxed);
+            let log = opened(disk.clone()).unwrap();
+            disk.lies_there.store(true, Ordering::Relaxed);
+            log.repair_sealed(Some(&mut source), false).unwrap()
+        } else {
+            let faults = check_on(&*disk).unwrap().faults;
+            assert_eq!(faults.len(), 1, "{faults:?}");
+            assert_eq!(faults[0].kind, FaultKind::Frames);
+            repair_files(&*disk, Some(&mut source), false).unwrap()
+        };
+        assert_eq!((report.left, report.lacks), (vec![], vec![]));
+        // The frames on a page of the bad bytes, and no others.
+        let bytes: u64 = report.repaired[0]
+            .ranges
+            .iter()
+            .map(LsnRange::len_bytes)
+            .sum();
+        assert!(
+            (8000..30_000).contains(&bytes),
+            "{bytes} bytes were fetched"
+        );
+        assert_eq!(logs(&files), wanted);
+    }
 }
