@@ -21,8 +21,8 @@ pub(super) fn file_name(ordinal: u64) -> String {
 /// What to type where a running node meets damage on its disk.
 pub(crate) fn damage_hint(place: &str) -> String {
     format!(
-        "`outlast repair --dir {place} --from-peer` mends it with the bytes of the other node, \
-         while both run"
+        "`outlast repair --dir {place} --from-peer` mends it with the bytes of the other node \
+         while both run, or with `--from DIR` those of a copy"
     )
 }
 
