@@ -624,10 +624,89 @@ fn damage_is_named_by_check_and_mended_by_repair_with_a_copy() {
     let mended = here(&from);
     assert_eq!(mended.status.code(), Some(0), "{}", stderr(&mended));
     assert!(
-        stdout(&mended).contains("from the copy"),
+        stdout(&mended).contains(&format!(" from {}", copy.display())),
         "{}",
         stdout(&mended)
     );
     assert_eq!(fs::read(&file).unwrap(), sound);
     assert_eq!(here(&["check"]).status.code(), Some(0));
+}
+
+#[test]
+fn damage_is_mended_from_the_peer_whether_the_node_runs_or_not() {
+    use outlast_standby::control::protocol::{Ask, Reply, WireOp};
+    use outlast_standby::engine::Level;
+    use outlast_tools::pair::{Pair, PairSettings};
+
+    let dir = tempfile::tempdir().unwrap();
+    let settings = PairSettings {
+        segment_size: 64 << 10,
+        heartbeat_interval: Duration::from_millis(100),
+        silence_max: Duration::from_secs(2),
+    };
+    let exe = std::path::Path::new(env!("CARGO_BIN_EXE_outlast"));
+    let pair = Pair::make(exe, dir.path(), settings).unwrap();
+    let (a, b) = (pair.start(&pair.a).unwrap(), pair.start(&pair.b).unwrap());
+    let mut client = a.client().unwrap();
+    for n in 0..30u8 {
+        let commit = Ask::Commit {
+            keyspace: "default".to_owned(),
+            ops: vec![WireOp::Put(vec![b'k', n], vec![n; 5000])],
+            level: Level::Applied,
+            trace: false,
+            pipelined: false,
+        };
+        let done = client.ask_one(commit).unwrap();
+        assert!(matches!(done, Reply::Reached { .. }), "{done:?}");
+    }
+    let here = |arguments: &[&str]| pair.run(&pair.a, arguments).unwrap();
+    let damage = || {
+        let file = pair.a.dir().join("log/000000000001.seg");
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[20_000] ^= 1;
+        // In place, as a disk would.
+        let open = fs::File::options().write(true).open(&file);
+        open.unwrap().write_all(&bytes).unwrap();
+    };
+    damage();
+    let look = here(&["repair", "--dry-run"]);
+    assert_eq!(look.status.code(), Some(5), "{}", stderr(&look));
+    assert!(stdout(&look).contains("--from-peer"), "{}", stdout(&look));
+    let mended = here(&["repair", "--from-peer", "-o", "json"]);
+    assert_eq!(mended.status.code(), Some(0), "{}", stderr(&mended));
+    let report = json(stdout(&mended));
+    assert_eq!(report["schema"], 1);
+    assert_eq!(report["running"], true);
+    assert!(report["from"].as_str().unwrap().starts_with("b at "));
+    assert!(report["fetched_bytes"].as_u64().unwrap() > 5000, "{report}");
+    assert_eq!(report["repaired"][0]["file"], "log/000000000001.seg");
+    assert_eq!(report["left"], Value::Array(Vec::new()));
+    assert_eq!(report["next"], Value::Null);
+
+    a.terminate().unwrap();
+    damage();
+    let refused = here(&["serve"]);
+    assert_eq!(refused.status.code(), Some(5), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("--from-peer"),
+        "{}",
+        stderr(&refused)
+    );
+    let rehearsed = here(&["repair", "--from-peer", "--dry-run"]);
+    assert_eq!(rehearsed.status.code(), Some(0), "{}", stderr(&rehearsed));
+    let next = format!("next     outlast repair --dir {}", pair.a.dir().display());
+    for part in ["would mend", " from b at ", &next] {
+        assert!(stdout(&rehearsed).contains(part), "{}", stdout(&rehearsed));
+    }
+    let mended = here(&["repair", "--from-peer"]);
+    assert_eq!(mended.status.code(), Some(0), "{}", stderr(&mended));
+    assert_eq!(here(&["check"]).status.code(), Some(0));
+
+    b.terminate().unwrap();
+    damage();
+    let alone = here(&["repair", "--from-peer"]);
+    assert_eq!(alone.status.code(), Some(3), "{}", stderr(&alone));
+    assert!(stderr(&alone).contains("hint: "), "{}", stderr(&alone));
+    let both = here(&["repair", "--from-peer", "--from", "x"]);
+    assert_eq!(both.status.code(), Some(2), "{}", stderr(&both));
 }

@@ -79,10 +79,11 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CheckReport, Checkpoint, CommitFuture, CommitOptions, Fault, FaultKind, Group, Level,
-    LogCursor, LogState, LogView, Pipeline, Positions, ProtectionMark, Recovered, Remedy,
-    RepairReport, Repaired, ReplicaPositions, RestoreOptions, TermMark, about, check, check_on,
-    repair, repair_on, restore_on,
+    About, CheckReport, Checkpoint, CommitFuture, CommitOptions, CopySource, Fault, FaultKind,
+    FrameSource, Given, Group, Lack, LackKind, Level, LogCursor, LogState, LogView, Pipeline,
+    Positions, ProtectionMark, Recovered, Remedy, RepairReport, Repaired, ReplicaPositions,
+    RestoreOptions, TermMark, Want, about, check, check_on, repair, repair_from, repair_on,
+    restore_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};

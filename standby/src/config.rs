@@ -135,6 +135,29 @@ impl NodeConfig {
         Ok(())
     }
 
+    /// How the node speaks the protocol.
+    pub(crate) fn protocol(&self) -> outlast_proto::Config {
+        outlast_proto::Config {
+            window_bytes: self.tuning.window.as_u64(),
+            heartbeat_interval: self.tuning.heartbeat_interval,
+            silence_max: self.tuning.silence_max,
+            ..outlast_proto::Config::default()
+        }
+    }
+
+    /// How its links behave.
+    pub(crate) fn links(&self) -> outlast_shipper::LinkConfig {
+        let silence_ms = u64::try_from(self.tuning.silence_max.as_millis()).unwrap_or(u64::MAX);
+        let one = outlast_shipper::LinkConfig::default();
+        outlast_shipper::LinkConfig {
+            idle_timeout_ms: silence_ms,
+            keep_alive_ms: silence_ms / 3,
+            // One more, so that a repair never takes the place of a session.
+            links_per_peer_max: one.links_per_peer_max + 1,
+            ..one
+        }
+    }
+
     /// The text of the file.
     ///
     /// # Errors

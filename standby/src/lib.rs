@@ -20,6 +20,7 @@ mod init;
 mod lag;
 mod node;
 mod promotion;
+mod repair;
 mod roles;
 pub mod status;
 
@@ -28,3 +29,4 @@ pub use error::{Error, Result};
 pub use init::{Card, NewNode, card, init};
 pub use node::{Node, promote_offline};
 pub use outlast_engine as engine;
+pub use repair::{Repair, RepairFrom, RepairOptions, repair_offline};

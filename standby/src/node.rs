@@ -2,20 +2,22 @@
 
 mod net;
 mod promote;
+mod repair;
 mod state;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::{Config, LogState, Store};
 use outlast_shipper::drive::SessionEnd;
-use outlast_shipper::{Identity, NetThread, Peer, Peers};
+use outlast_shipper::{Endpoint, Identity, NetThread, Peer, Peers};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinHandle;
 
+pub(crate) use self::net::nonce;
 pub use self::promote::promote_offline;
 use self::state::{PeerView, lag_sampler};
 use crate::config::NodeConfig;
@@ -59,6 +61,12 @@ pub(crate) struct Inner {
     lag: Mutex<LagClock>,
     listening: Mutex<Option<std::net::SocketAddr>>,
     net: outlast_shipper::NetHandle,
+    /// Where links are made, once that is so. The network's tasks own it.
+    endpoint: OnceLock<Weak<Endpoint>>,
+    /// Held while this node is mended.
+    mending: Mutex<()>,
+    /// Held while a peer is given frames to mend its own log: one at a time.
+    giving: Arc<Semaphore>,
     /// The tasks that say last words when the node closes.
     closing: Mutex<Vec<JoinHandle<()>>>,
     /// What each task of the network said when it panicked.
@@ -110,6 +118,9 @@ impl Node {
             lag: Mutex::new(LagClock::default()),
             listening: Mutex::new(None),
             net: net.handle(),
+            endpoint: OnceLock::new(),
+            mending: Mutex::new(()),
+            giving: Arc::new(Semaphore::new(1)),
             closing: Mutex::new(Vec::new()),
             panics,
         });
@@ -149,6 +160,15 @@ impl Node {
         options: &crate::certificate::PromoteOptions,
     ) -> Result<crate::certificate::Certificate> {
         self.inner.promote(options)
+    }
+
+    /// Mends the sealed segments of this node, while it goes on. Blocks for as long as that takes.
+    ///
+    /// # Errors
+    /// When the peer cannot be asked (nothing was changed then), another repair is under way, or a
+    /// file cannot be written. Damage that is left is no error.
+    pub fn repair(&self, options: &crate::RepairOptions) -> Result<crate::Repair> {
+        self.inner.repair(options)
     }
 
     /// Lets a restarted primary go on without having heard from its standby. What only the standby
@@ -263,16 +283,11 @@ impl Inner {
     }
 
     fn protocol(&self) -> outlast_proto::Config {
-        outlast_proto::Config {
-            window_bytes: self.config.tuning.window.as_u64(),
-            heartbeat_interval: self.config.tuning.heartbeat_interval,
-            silence_max: self.config.tuning.silence_max,
-            ..outlast_proto::Config::default()
-        }
+        self.config.protocol()
     }
 }
 
-fn load_peers(dir: &NodeDir) -> Result<Peers> {
+pub(crate) fn load_peers(dir: &NodeDir) -> Result<Peers> {
     match Peers::load(&dir.peers()) {
         Ok(peers) => Ok(peers),
         Err(_) if !dir.peers().exists() => Ok(Peers::default()),
@@ -280,6 +295,6 @@ fn load_peers(dir: &NodeDir) -> Result<Peers> {
     }
 }
 
-fn usage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+pub(crate) fn usage(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(FailureKind::Usage, error.to_string())
 }

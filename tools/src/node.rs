@@ -69,6 +69,7 @@ pub(crate) fn failed(error: NodeError) -> Failure {
         FailureKind::Refused => Exit::Refused,
         FailureKind::Corrupt => Exit::Corruption,
         FailureKind::Timeout => Exit::Timeout,
+        FailureKind::NotReachable => Exit::NotReachable,
         _ => Exit::Failure,
     };
     let hint = error.to_failure().hint;

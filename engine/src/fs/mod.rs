@@ -8,6 +8,7 @@
 mod map;
 mod mem;
 mod os;
+mod tolerant;
 
 use std::fmt::Debug;
 use std::io;
@@ -21,6 +22,7 @@ use crate::planted::{Bug, on};
 pub(crate) use map::prefetch;
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
+pub(crate) use tolerant::Tolerant;
 
 /// Writes to segments start and end at multiples of this many bytes.
 pub const BLOCK_LEN: usize = 4096;

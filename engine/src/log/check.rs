@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     ClusterId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
 };
-use crate::fs::{Access, Fs, OsFs};
+use crate::fs::{Access, Fs, OsFs, Tolerant};
 use crate::index;
 
 /// What a look at a store found.
@@ -58,16 +58,24 @@ pub fn check(dir: &Path) -> Result<CheckReport> {
 /// # Errors
 /// As [`check`].
 pub fn check_on(fs: &dyn Fs) -> Result<CheckReport> {
-    let _lock = fs.lock_shared().map_err(|error| in_use(fs, error))?;
-    Ok(Look::at(fs)?.report())
+    let _lock = fs.lock_shared().map_err(|error| {
+        let place = fs.place();
+        let running = format!(
+            "stop that one first, or let it look at its own sealed segments: `outlast repair --dir \
+             {place} --dry-run`"
+        );
+        in_use(fs, error, &running)
+    })?;
+    Ok(Look::at(&Tolerant(fs))?.report())
 }
 
-pub(super) fn in_use(fs: &dyn Fs, error: std::io::Error) -> Error {
+/// Why a directory cannot be looked at, with what to do about it.
+pub(super) fn in_use(fs: &dyn Fs, error: std::io::Error, what_to_do: &str) -> Error {
     match error.kind() {
         std::io::ErrorKind::WouldBlock => {
             let message = format!(
-                "{} is in use by another process: stop that one first, a log that is written \
-                 cannot be judged",
+                "{} is in use by another process, and a log that is written cannot be judged from \
+                 outside: {what_to_do}",
                 fs.place()
             );
             Error::new(ErrorKind::Locked, message)
@@ -198,11 +206,6 @@ impl Look {
     /// The header of a segment, if its file has one that belongs there.
     pub(super) fn header(&self, ordinal: u64) -> Option<SegmentHeader> {
         self.survey.headers.get(&ordinal).cloned()
-    }
-
-    /// Whether a later segment holds anything, which is begun only when this one is sealed.
-    pub(super) fn is_sealed(&self, ordinal: u64) -> bool {
-        self.survey.headers.range(ordinal + 1..).next().is_some()
     }
 
     fn report(self) -> CheckReport {

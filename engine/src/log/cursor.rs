@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::Log;
+use super::segment::damage_hint;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, FRAME_HEADER_LEN, FrameHeader, FrameRun, Lsn};
 
@@ -108,9 +109,9 @@ impl LogCursor {
         }
         let run = FrameRun::check(&self.chain, bytes.slice(..whole)).map_err(|fault| {
             let message = format!(
-                "the log is damaged in [{from}, {stop}), segment {}: {fault}; stop the node, \
-                 and `outlast check` names the damage and its repair",
-                segment.header.ordinal
+                "the log is damaged in [{from}, {stop}), segment {}: {fault}; {}",
+                segment.header.ordinal,
+                damage_hint(&fs.place())
             );
             Error::new(ErrorKind::Corrupt, message)
         })?;
@@ -119,7 +120,7 @@ impl LogCursor {
     }
 
     /// Joins small pieces of memory behind `first` into one run of at most `room` bytes.
-    fn gather(&self, first: &bytes::Bytes, room: usize, stop: Lsn) -> Result<bytes::Bytes> {
+    fn gather(&self, first: &Bytes, room: usize, stop: Lsn) -> Result<Bytes> {
         let mut at = self.chain.lsn.advance(first.len() as u64);
         let Some(segment) = self.log.segments.find(self.chain.lsn) else {
             return Ok(first.clone());
@@ -142,6 +143,49 @@ impl LogCursor {
             at = at.advance(whole as u64);
         }
         Ok(joined.map_or_else(|| first.clone(), BytesMut::freeze))
+    }
+}
+
+impl Log {
+    /// Whole frames that are durable here and continue `at`: at least one, as many as fit in
+    /// `len_max` bytes, none of them behind the segment in which the first one lies.
+    ///
+    /// `at` may be anybody's word: it says what the frames must continue, and nothing else is taken
+    /// from it. So damage before it in the same segment does not matter.
+    ///
+    /// # Errors
+    /// `NotHeld` where this log does not reach so far, `Conflict` when it holds other frames there,
+    /// `Corrupt` when it is damaged there, `Io`.
+    pub(crate) fn frames_behind(self: &Arc<Self>, at: &Chain, len_max: u64) -> Result<Bytes> {
+        let durable = self.positions().durable.lsn;
+        let beyond = || {
+            let message = format!(
+                "this log holds [0, {durable}), and {} is behind that",
+                at.lsn
+            );
+            Error::new(ErrorKind::NotHeld, message)
+        };
+        if at.lsn >= durable {
+            return Err(beyond());
+        }
+        let mut cursor = LogCursor {
+            log: self.clone(),
+            chain: *at,
+        };
+        let error = match cursor.next_up_to(durable, len_max) {
+            Ok(Some(run)) => return Ok(run.bytes().clone()),
+            Ok(None) => return Err(beyond()),
+            Err(error) => error,
+        };
+        // Damage, or another history: the way there tells.
+        let here = LogCursor::new(self.clone(), at.lsn).map(|cursor| cursor.chain);
+        match (error.kind(), here) {
+            (ErrorKind::Corrupt, Ok(chain)) if chain != *at => {}
+            (ErrorKind::Corrupt, Err(fault)) if fault.kind() == ErrorKind::NotHeld => {}
+            _ => return Err(error),
+        }
+        let message = format!("this log holds other frames at {}: it is a fork", at.lsn);
+        Err(Error::new(ErrorKind::Conflict, message))
     }
 }
 

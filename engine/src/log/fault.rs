@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::format::LsnRange;
 
 /// What kind of fault it is.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -68,7 +68,7 @@ impl fmt::Display for FaultKind {
 }
 
 /// What mends a fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Remedy {
@@ -76,13 +76,13 @@ pub enum Remedy {
     Start,
     /// `outlast repair` does it from what this directory itself holds.
     Repair,
-    /// `outlast repair --from DIR` does it with the bytes of another node's directory, or of a
-    /// backup of one.
+    /// `outlast repair --from-peer` does it with the bytes of the other node, `--from DIR` with
+    /// those of its directory or a backup of one.
     RepairFrom,
 }
 
 /// One fault: where it is, what it means for the log, and what mends it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Fault {
     /// What kind of fault.

@@ -6,7 +6,7 @@
 //! ```
 //! One thread at a time leads: it takes what waits, forms a frame, writes and syncs it, hands the
 //! leadership on, and then applies the frame and wakes its callers while the next leader's fsync
-//! runs. Locks are taken in the order writer, sink, queue, levels.
+//! runs. Locks are taken in the order writer, replacing, sink, queue, levels.
 
 mod blocks;
 mod check;
@@ -72,7 +72,13 @@ pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
 pub use pipeline::Pipeline;
 pub use positions::Positions;
-pub use repair::{RepairReport, Repaired, repair, repair_on};
+#[cfg(test)]
+use repair::repair_files;
+pub use repair::{
+    CopySource, FrameSource, Given, Lack, LackKind, RepairReport, Repaired, Want, repair,
+    repair_from, repair_on,
+};
+pub(crate) use segment::damage_hint;
 pub use waiter::CommitFuture;
 
 /// What a log may do at the moment.
@@ -133,6 +139,8 @@ pub(crate) struct Log {
     node: NodeId,
     segment_size: u64,
     manifest: Mutex<Manifest>,
+    /// Held while a file of the log is put in the place of another.
+    replacing: Mutex<()>,
     mark: Mutex<MarkFile>,
     history: RwLock<History>,
     state: RwLock<LogState>,
@@ -170,6 +178,11 @@ impl Log {
 
     pub(crate) const fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Where it lies, for messages.
+    pub(crate) fn place(&self) -> String {
+        self.fs.place()
     }
 
     pub(crate) fn node_name(&self) -> String {

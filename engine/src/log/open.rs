@@ -119,7 +119,7 @@ impl Log {
         let plan = recovery::plan(*facts);
         tracing::debug!(?facts, ?plan, "the log was read");
         if let Plan::Refuse(range) = plan {
-            return Err(refusal(&*fs, &survey, range));
+            return Err(refusal(&*fs, &survey, range, manifest.has_peer));
         }
         let vouched = facts.vouched.min(facts.end);
         let recovered = Recovered {
@@ -181,6 +181,7 @@ impl Log {
             armed_at_ns: AtomicU64::new(0),
             recovered: Mutex::new(recovered),
             manifest: Mutex::new(manifest),
+            replacing: Mutex::new(()),
             reserve_kept: AtomicBool::new(false),
             peer_holds: Mutex::new(None),
             fs,
@@ -305,7 +306,7 @@ fn segments_of(survey: Survey) -> Segments {
 }
 
 /// Names what does not hold, where it lies and which command mends it.
-fn refusal(fs: &dyn Fs, survey: &Survey, range: LsnRange) -> Error {
+fn refusal(fs: &dyn Fs, survey: &Survey, range: LsnRange, has_peer: bool) -> Error {
     let place = fs.place();
     let damage: Vec<_> = survey
         .faults
@@ -328,11 +329,19 @@ fn refusal(fs: &dyn Fs, survey: &Survey, range: LsnRange) -> Error {
     } else {
         String::new()
     };
+    let copy = format!("`outlast repair --dir {place} --from DIR`");
+    let mended_by = if has_peer {
+        format!(
+            "`outlast repair --dir {place} --from-peer` mends them with the bytes of the other \
+             node where that one runs, and {copy} with its directory or a backup"
+        )
+    } else {
+        format!("{copy} mends them with a backup")
+    };
     let message = format!(
         "{place} is damaged ({where_}{more}): {range} was durable here and does not hold any more; \
-         nothing was cut or changed. `outlast check --dir {place}` names every fault, and `outlast \
-         repair --dir {place} --from DIR` mends them with a copy of the other node's directory or \
-         a backup"
+         nothing was cut or changed. `outlast check --dir {place}` names every fault, and \
+         {mended_by}"
     );
     Error::new(ErrorKind::Corrupt, message)
 }

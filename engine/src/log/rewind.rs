@@ -77,6 +77,7 @@ impl Log {
     fn cut_files(&self, fork: Lsn, chain: &Chain) -> Result<Option<Active>> {
         let fs = &*self.fs;
         let cutting = |error| Error::io(format_args!("cut the log at {fork}"), error);
+        let _replacing = self.replacing.lock();
         // Held to the end, so that nothing is prepared behind a segment that goes.
         let mut ahead = self.preparation.lock();
         if let Some(prepared) = ahead.next.take() {

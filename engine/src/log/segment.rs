@@ -18,6 +18,14 @@ pub(super) fn file_name(ordinal: u64) -> String {
     format!("{DIR}/{ordinal:012}{SUFFIX}")
 }
 
+/// What to type where a running node meets damage on its disk.
+pub(crate) fn damage_hint(place: &str) -> String {
+    format!(
+        "`outlast repair --dir {place} --from-peer` mends it with the bytes of the other node \
+         while both run, or with `--from DIR` those of a copy"
+    )
+}
+
 /// The ordinal in a file's name (without the directory).
 pub(super) fn ordinal_of(name: &str) -> Option<u64> {
     name.strip_suffix(SUFFIX)?.parse().ok()
@@ -120,7 +128,7 @@ impl Segment {
         let offset = to_usize(SEGMENT_HEADER_LEN + lsn.bytes_since(range.start));
         let end = to_usize(SEGMENT_HEADER_LEN + range.len_bytes());
         if map.len() < end {
-            return Err(self.is_cut(map.len(), end));
+            return Err(self.is_cut(fs, map.len(), end));
         }
         Ok(map.slice(offset..end.min(offset.saturating_add(len_max))))
     }
@@ -143,15 +151,13 @@ impl Segment {
         let len = to_usize(range.end.bytes_since(lsn)).min(len_max);
         let offset = SEGMENT_HEADER_LEN + lsn.bytes_since(range.start);
         let mut bytes = vec![0; len];
-        let name = file_name(self.header.ordinal);
-        let doing = |error| Error::io(format_args!("read {}/{name}", fs.place()), error);
-        let read = self
-            .opened(fs)
-            .and_then(|file| file.read_at(offset, &mut bytes))
-            .map_err(doing)?;
+        let file = self.opened(fs)?;
+        let read = file
+            .read_at(offset, &mut bytes)
+            .map_err(|error| self.unread(fs, error))?;
         if read < len {
             let end = to_usize(SEGMENT_HEADER_LEN + range.len_bytes());
-            return Err(self.is_cut(to_usize(offset) + read, end));
+            return Err(self.is_cut(fs, to_usize(offset) + read, end));
         }
         Ok(bytes.into())
     }
@@ -167,21 +173,46 @@ impl Segment {
         Some(bytes.slice(offset..bytes.len().min(offset.saturating_add(len_max))))
     }
 
-    fn is_cut(&self, len: usize, end: usize) -> Error {
+    fn is_cut(&self, fs: &dyn Fs, len: usize, end: usize) -> Error {
+        let place = fs.place();
         let message = format!(
-            "{} is {len} bytes long and its frames end at {end}: it was cut; stop \
-             the node, and `outlast check` names the damage and its repair",
-            file_name(self.header.ordinal)
+            "{place}/{} is {len} bytes long and its frames end at {end}: it was cut; {}",
+            file_name(self.header.ordinal),
+            damage_hint(&place)
         );
         Error::new(ErrorKind::Corrupt, message)
     }
 
-    fn opened(&self, fs: &dyn Fs) -> std::io::Result<Arc<dyn File>> {
+    fn opened(&self, fs: &dyn Fs) -> Result<Arc<dyn File>> {
         if let Some(file) = &*self.file.read() {
             return Ok(file.clone());
         }
-        let file = fs.open(&file_name(self.header.ordinal), Access::Read)?;
-        Ok(self.file.write().insert(file).clone())
+        // Held while it is opened, so that no handle outlives `read_again`.
+        let mut slot = self.file.write();
+        if let Some(file) = &*slot {
+            return Ok(file.clone());
+        }
+        let file = fs
+            .open(&file_name(self.header.ordinal), Access::Read)
+            .map_err(|error| self.unread(fs, error))?;
+        Ok(slot.insert(file).clone())
+    }
+
+    /// Another file has taken the place of the one that was read so far. Bytes that were handed out
+    /// stay what they are.
+    pub(super) fn read_again(&self) {
+        *self.map.write() = None;
+        *self.file.write() = None;
+    }
+
+    /// Why the file cannot be read; one that is gone is damage.
+    fn unread(&self, fs: &dyn Fs, error: std::io::Error) -> Error {
+        let (place, name) = (fs.place(), file_name(self.header.ordinal));
+        if error.kind() == std::io::ErrorKind::NotFound {
+            let message = format!("{place}/{name} is gone; {}", damage_hint(&place));
+            return Error::new(ErrorKind::Corrupt, message);
+        }
+        Error::io(format_args!("read {place}/{name}"), error)
     }
 
     /// All bytes below `end`, in one piece.
@@ -206,11 +237,10 @@ impl Segment {
         if let Some(map) = &*slot {
             return Ok(map.clone());
         }
-        let name = file_name(self.header.ordinal);
         let map = fs
-            .open(&name, Access::Read)
+            .open(&file_name(self.header.ordinal), Access::Read)
             .and_then(|file| file.map(pages))
-            .map_err(|error| Error::io(format_args!("map {}/{name}", fs.place()), error))?;
+            .map_err(|error| self.unread(fs, error))?;
         Ok(slot.insert(map).clone())
     }
 }

@@ -71,6 +71,7 @@ impl Log {
             }
         };
         self.settle_manifest(unsettled.tail_lost)?;
+        let _replacing = self.replacing.lock();
         for whole in &unsettled.mend {
             self.with_reserve(|| self.mend(whole))?;
         }

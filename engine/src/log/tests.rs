@@ -1,6 +1,7 @@
 mod check;
 mod full;
 mod golden;
+mod mend;
 mod recover;
 
 use std::collections::BTreeMap;
@@ -14,8 +15,8 @@ use crate::clock::SystemClock;
 use crate::config::InitOptions;
 use crate::error::CommitError;
 use crate::format::{
-    BatchBuf, EpochReason, FrameFault, FrameKind, FrameRun, Op, Records, SEGMENT_HEADER_LEN,
-    to_usize,
+    BatchBuf, EpochReason, FrameFault, FrameKind, FrameRun, LsnRange, Op, Records,
+    SEGMENT_HEADER_LEN, to_usize,
 };
 use crate::fs::{Crash, MemFs, OsFs, read_all};
 

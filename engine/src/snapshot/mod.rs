@@ -170,7 +170,7 @@ impl Shared {
             return Ok(None);
         };
         let bytes = record::read(&self.log, version)?;
-        let (_, value) = record::verify(&bytes, keyspace.id(), key, version.lsn)?;
+        let (_, value) = record::verify(&self.log, &bytes, keyspace.id(), key, version.lsn)?;
         Ok(Some(value))
     }
 }

@@ -98,8 +98,9 @@ impl Range {
         }
         let next = self.scan.next(direction, read_ahead)?;
         let keyspace = self.scan.cursor.keyspace();
+        let log = &self.scan.snapshot.shared().log;
         Some(next.and_then(|(found, bytes)| {
-            record::verify(&bytes?, keyspace, &found.key, found.version.lsn)
+            record::verify(log, &bytes?, keyspace, &found.key, found.version.lsn)
         }))
     }
 }

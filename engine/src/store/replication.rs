@@ -1,12 +1,16 @@
 //! What ships the log, and what follows one.
 
+use bytes::Bytes;
+
 use super::Store;
 use super::state::check_payloads;
 use crate::error::Result;
 use crate::format::{
     Chain, EpochId, FrameKind, FrameRun, Lsn, LsnRange, Position, ProtectionRecord,
 };
-use crate::log::{LogCursor, LogView, ProtectionMark, ReplicaPositions, TermMark};
+use crate::log::{
+    FrameSource, LogCursor, LogView, ProtectionMark, RepairReport, ReplicaPositions, TermMark,
+};
 
 impl Store {
     /// Reads the log from `from`, where a frame must begin, frame by frame as far as it is formed:
@@ -16,6 +20,34 @@ impl Store {
     /// `NotHeld` when no frame begins there, `Corrupt`, `Io`.
     pub fn log_cursor(&self, from: Lsn) -> Result<LogCursor> {
         self.log().cursor(from)
+    }
+
+    /// Whole frames that are durable here and continue `at`: what a node with damage is given. At
+    /// least one, as many as fit in `len_max` bytes, none behind the segment of the first.
+    ///
+    /// `at` says what they must continue, and nothing else is taken from it.
+    ///
+    /// # Errors
+    /// `NotHeld` where this log does not reach so far, `Conflict` when it holds other frames there,
+    /// `Corrupt` when it is damaged there, `Io`.
+    pub fn frames_behind(&self, at: &Chain, len_max: u64) -> Result<Bytes> {
+        self.log().frames_behind(at, len_max)
+    }
+
+    /// Looks at every byte of the sealed segments and mends what does not hold, with the frames of
+    /// `source` where the files themselves do not tell, while reads, commits and shipping go on.
+    /// With `rehearse` nothing is written. Blocks for as long as that takes.
+    ///
+    /// The segment that is written is held in memory and not looked at.
+    ///
+    /// # Errors
+    /// `Poisoned`, `Closed`, `DiskFull`, `Io`, those of the source. Damage that is left is none.
+    pub fn repair_sealed(
+        &self,
+        source: Option<&mut dyn FrameSource>,
+        rehearse: bool,
+    ) -> Result<RepairReport> {
+        self.log().repair_sealed(source, rehearse)
     }
 
     /// The chain that the next frame of this log continues.

@@ -60,7 +60,9 @@ pub enum CloseReason {
         limit_bytes: u64,
     },
     /// This node's own log does not hold what it should: the bytes read from it fail their check.
-    #[error("this node's log is damaged where it was to be sent: {0}")]
+    #[error(
+        "this node's log is damaged where it was to be sent ({0}): mend it with `outlast repair`"
+    )]
     OwnLogDamaged(#[source] FrameFault),
     /// This node's log could not be read or written.
     #[error("this node's log failed")]

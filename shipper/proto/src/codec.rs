@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::message::Message;
+use crate::repair::RepairMessage;
 use crate::session::{Binding, Nonce, RunHeader, SessionId};
 
 /// Bytes of a message before its body.
@@ -37,6 +38,12 @@ const CONTROL: Envelope = Envelope {
     magic: MAGIC,
     version: FORMAT,
     kind: 2,
+    len_max: MESSAGE_LEN_MAX,
+};
+const REPAIR: Envelope = Envelope {
+    magic: MAGIC,
+    version: FORMAT,
+    kind: 3,
     len_max: MESSAGE_LEN_MAX,
 };
 const RUN: Envelope = Envelope {
@@ -112,6 +119,22 @@ pub fn decode(bytes: &[u8]) -> Result<Message, CodecFault> {
         return Err(fault("a message in the envelope of another kind"));
     }
     Ok(message)
+}
+
+/// The bytes of a message about a repair.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub fn encode_repair(message: &RepairMessage) -> Result<Vec<u8>, CodecFault> {
+    Ok(REPAIR.seal(&body(message)?))
+}
+
+/// The message about a repair in `bytes`, which end with it.
+///
+/// # Errors
+/// When the bytes are anything else.
+pub fn decode_repair(bytes: &[u8]) -> Result<RepairMessage, CodecFault> {
+    open(&REPAIR, bytes)
 }
 
 /// The bytes of a run header.

@@ -13,6 +13,7 @@ mod message;
 mod outflow;
 mod points;
 mod receiver;
+mod repair;
 mod sender;
 mod session;
 mod time;
@@ -21,7 +22,7 @@ mod window;
 pub use close::CloseReason;
 pub use codec::{
     CodecFault, HANDSHAKE_LEN_MAX, HEADER_LEN, MESSAGE_LEN_MAX, RUN_HEADER_LEN, announced_len,
-    decode, decode_run, encode, encode_run,
+    decode, decode_repair, decode_run, encode, encode_repair, encode_run,
 };
 pub use config::{
     CUT_TIMEOUT_DEFAULT, Config, HANDSHAKE_TIMEOUT_DEFAULT, HEARTBEAT_INTERVAL_DEFAULT,
@@ -37,6 +38,10 @@ pub use message::{
 pub use points::{AckMark, LogEnd, Position, ProtectionPoint, Term};
 pub use receiver::{
     Receiver, ReceiverEvent, ReceiverInput, ReceiverOutput, ReceiverPhase, ReceiverStatus, Told,
+};
+pub use repair::{
+    Asker, AskerInput, AskerOutput, Giver, GiverInput, GiverOutput, NotGiven, RepairAsk, RepairEnd,
+    RepairMessage, RepairRefusal,
 };
 pub use sender::{Sender, SenderEvent, SenderInput, SenderOutput, SenderPhase, SenderStatus};
 pub use session::{Binding, Nonce, RunHeader, SessionId};

@@ -3,12 +3,14 @@
 
 mod boot_clock;
 mod reads;
+mod repair;
 mod ship;
 mod shipping;
 mod wire;
 
 pub use boot_clock::boot_time;
 pub use reads::{LogReads, read_frames};
+pub use repair::{Answered, Arrival, Asking, RepairFailure, arrival, give};
 pub use ship::{Ended, SessionEnd, Shipment, ship, sleep_until};
 pub use shipping::{ShipHooks, ShipOutput, Shipping, primary_view};
 pub use wire::{Wire, WireEvent};

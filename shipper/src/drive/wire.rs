@@ -8,7 +8,7 @@ use crate::message::{MESSAGE_BYTES_MAX, Message as LinkMessage};
 use crate::{Link, LinkHandle};
 
 /// Kind of the link's messages that carry the protocol's.
-const KIND_PROTOCOL: u16 = 1;
+pub(super) const KIND_PROTOCOL: u16 = 1;
 
 // The longest message of the protocol, envelope and all, fits in one of the link's.
 const _: () = assert!(HANDSHAKE_LEN_MAX as usize + HEADER_LEN <= MESSAGE_BYTES_MAX as usize);

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificate, PromoteOptions};
+use crate::repair::{Repair, RepairOptions};
 use crate::status::Status;
 
 /// Longest message in bytes: a batch of the largest frame and its keys, with room to spare.
@@ -110,6 +111,8 @@ pub enum Ask {
         /// Why, for the record.
         reason: String,
     },
+    /// Mend the node's sealed segments, or say what would be done. Answered by [`Reply::Repaired`].
+    Repair(RepairOptions),
 }
 
 /// One operation of a batch.
@@ -199,6 +202,8 @@ pub enum Reply {
     Epoch(Box<EpochRecord>),
     /// The request failed, or was refused.
     Failed(Failure),
+    /// To [`Ask::Repair`].
+    Repaired(Box<Repair>),
 }
 
 /// Why a request came to nothing.
@@ -231,6 +236,8 @@ pub enum FailureKind {
     Timeout,
     /// The commit may or may not last.
     Unknown,
+    /// The peer cannot be reached.
+    NotReachable,
 }
 
 /// The bytes of a message.

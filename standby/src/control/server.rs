@@ -262,6 +262,10 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
                 move |node: &Inner| node.promote(&options).map(|c| Reply::Promoted(Box::new(c)));
             answer_by(node, id, outbox, promote);
         }
+        Ask::Repair(options) => answer_by(node, id, outbox, move |node| {
+            node.repair(&options)
+                .map(|done| Reply::Repaired(Box::new(done)))
+        }),
         Ask::ResumeAlone { reason } => answer_by(node, id, outbox, move |node| {
             node.resume_alone(&reason)
                 .map(|epoch| Reply::Epoch(Box::new(epoch)))

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 
 use outlast_engine::format::EpochReason;
 use outlast_proto::{
-    ConflictKind, Hello, Meeting, Message, Mode, Nonce, ReceiverEvent, Refuse, RefuseReason,
+    ConflictKind, Giver, Hello, Meeting, Message, Mode, Nonce, ReceiverEvent, Refuse, RefuseReason,
     Sender, SenderEvent, Term,
 };
 use outlast_shipper::drive::{
-    Ended, SessionEnd, ShipHooks, Shipment, Wire, WireEvent, boot_time, ship,
+    Arrival, Ended, SessionEnd, ShipHooks, Shipment, Wire, arrival, boot_time, give, ship,
 };
-use outlast_shipper::{
-    Backoff, BackoffLimits, CloseCode, Endpoint, Link, LinkConfig, LinkHandle, Peer,
-};
+use outlast_shipper::{Backoff, BackoffLimits, CloseCode, Endpoint, Link, LinkHandle, Peer};
 
 use super::Inner;
 use crate::error::{Error, Result};
@@ -22,6 +20,10 @@ use crate::roles;
 
 /// How long a peer that connected may take to say who it is.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a peer that mends its log waits while another repair is given to: long enough for one
+/// that is just over.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a session may take to end when the node closes.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
@@ -34,12 +36,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
     if inner.config.peer.is_none() {
         return Ok(());
     }
-    let silence_ms = super::state::as_ms(inner.config.tuning.silence_max);
-    let config = LinkConfig {
-        idle_timeout_ms: silence_ms,
-        keep_alive_ms: silence_ms / 3,
-        ..LinkConfig::default()
-    };
+    let config = inner.config.links();
     let (net, address) = (inner.net.clone(), inner.config.listen);
     let (identity, peers) = (inner.identity.clone(), inner.peers.lock().clone());
     let starting = async move { Endpoint::start(&net, address, identity, peers, config).await };
@@ -49,6 +46,7 @@ pub(super) fn start(inner: &Arc<Inner>) -> Result<()> {
         .ok_or_else(|| Error::refused("the network's thread has ended"))??;
     *inner.listening.lock() = Some(endpoint.local_address()?);
     let endpoint = Arc::new(endpoint);
+    let _ = inner.endpoint.set(Arc::downgrade(&endpoint));
     inner
         .net
         .spawn("take in", take_in(Arc::downgrade(inner), endpoint.clone()));
@@ -123,15 +121,24 @@ async fn take_in(inner: Weak<Inner>, endpoint: Arc<Endpoint>) {
 }
 
 async fn greet(inner: Arc<Inner>, link: Link) {
-    let mut wire = Wire::new(link);
-    let hello = match tokio::time::timeout(HELLO_TIMEOUT, wire.event()).await {
-        Ok(WireEvent::Message(Message::Hello(hello))) => hello,
-        Ok(WireEvent::Ended(error)) => {
+    let handle = link.handle.clone();
+    let (wire, hello) = match tokio::time::timeout(HELLO_TIMEOUT, arrival(link)).await {
+        Ok(Ok(Arrival::Session(wire, hello))) => (*wire, hello),
+        Ok(Ok(Arrival::Repair(link, ask))) => {
+            let turn = tokio::time::timeout(TURN_TIMEOUT, inner.giving.clone().acquire_owned());
+            let turn = turn.await;
+            let (store, config) = (inner.store.clone(), inner.protocol());
+            // Nothing of the node is held but its log: a repair changes nothing in it.
+            drop(inner);
+            let ids = (store.cluster(), store.node());
+            let durable = store.positions().durable.lsn;
+            let giver = Giver::new(boot_time(), config, ids, durable, turn.is_err(), nonce());
+            return give(*link, ask, giver, store).await;
+        }
+        Ok(Err(error)) => {
             return tracing::info!(%error, "a peer left before it said who it is");
         }
-        Ok(_) | Err(_) => {
-            return wire.close(CloseCode::BAD_MESSAGE, "a Hello was due").await;
-        }
+        Err(_) => return handle.close(CloseCode::BAD_MESSAGE, "a Hello was due"),
     };
     let peer = wire.handle().peer().node;
     let follower = inner.follower.lock().clone();
@@ -389,7 +396,7 @@ impl FollowHooks for Hooks {
 }
 
 /// A nonce must never repeat, so it comes from the operating system and not from a seed.
-fn nonce() -> Nonce {
+pub(crate) fn nonce() -> Nonce {
     let [a, b, c, d, e, f, g, h, ..] = outlast_engine::format::EpochId::random().0;
     Nonce([a, b, c, d, e, f, g, h])
 }

@@ -7,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use outlast_engine::format::{CommonPoint, EpochId, Lsn};
 use outlast_proto::{
     Binding, ByeReason, HANDSHAKE_LEN_MAX, HEADER_LEN, Message, Nonce, RUN_HEADER_LEN, SessionId,
-    announced_len, decode, decode_run, encode,
+    announced_len, decode, decode_repair, decode_run, encode, encode_repair,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -35,6 +35,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(message) = decode(&bytes) {
         let again = encode(&message).expect("what was decoded encodes");
         assert_eq!(decode(&again).expect("what was encoded decodes"), message);
+    }
+    if let Ok(message) = decode_repair(&bytes) {
+        let again = encode_repair(&message).expect("what was decoded encodes");
+        let again = decode_repair(&again).expect("what was encoded decodes");
+        assert_eq!(again, message);
     }
 });
 

@@ -90,7 +90,7 @@ pub(crate) fn faults_table(faults: &[Fault]) -> String {
         let remedy = match fault.remedy {
             Remedy::Start => "next start",
             Remedy::Repair => "repair",
-            _ => "repair --from",
+            _ => "repair --from-peer",
         };
         vec![
             fault.kind.to_string(),
@@ -126,7 +126,8 @@ fn next(faults: &[Fault], dir: &Path) -> Option<String> {
     };
     if needs(Remedy::RepairFrom) {
         return Some(format!(
-            "outlast repair --dir {dir} --from DIR (the other node's directory, or a backup)"
+            "outlast repair --dir {dir} --from-peer (where the other node runs; else --from DIR: its \
+             directory, or a backup)"
         ));
     }
     if needs(Remedy::Repair) {

@@ -9,11 +9,11 @@ type Make = fn(&MemFs);
 
 /// What makes a fault, and what must be found: its kind, its file, its offset if that is exact, and
 /// whether positions of the log are named.
-struct Case {
-    what: &'static str,
-    make: Make,
+pub(super) struct Case {
+    pub(super) what: &'static str,
+    pub(super) make: Make,
     kind: FaultKind,
-    file: &'static str,
+    pub(super) file: &'static str,
     offset: Option<u64>,
     in_log: bool,
 }
@@ -24,7 +24,7 @@ const S3: &str = "log/000000000003.seg";
 const S5: &str = "log/000000000005.seg";
 const FOOTER: u64 = SMALL - 4096;
 
-fn rot(fs: &MemFs, ordinal: u64, offset: usize) {
+pub(super) fn rot(fs: &MemFs, ordinal: u64, offset: usize) {
     fs.rot(&file_name(ordinal), offset, 0x20).unwrap();
 }
 
@@ -40,7 +40,7 @@ fn put_file(fs: &MemFs, name: &str, bytes: &[u8]) {
     write(fs, name, 0, bytes);
 }
 
-fn cases() -> Vec<Case> {
+pub(super) fn cases() -> Vec<Case> {
     use FaultKind::*;
     let case = |what, make: Make, kind, file, offset, in_log| Case {
         what,
@@ -339,7 +339,7 @@ fn cases() -> Vec<Case> {
 }
 
 /// A primary's files, closed cleanly, and a copy of its log.
-fn closed() -> (MemFs, MemFs) {
+pub(super) fn closed() -> (MemFs, MemFs) {
     let Pair {
         primary,
         standby,
@@ -402,6 +402,8 @@ fn every_fault_made_by_hand_is_mended_with_a_copy_byte_for_byte() {
         assert_eq!(check_on(&image).unwrap().faults, [], "{what}");
         // What was there is kept, byte for byte.
         for repaired in &report.repaired {
+            let was_there = before.contains_key(&repaired.file);
+            assert_eq!(repaired.aside.is_some(), was_there, "{what}");
             let Some(aside) = &repaired.aside else {
                 continue;
             };

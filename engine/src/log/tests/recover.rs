@@ -246,7 +246,7 @@ fn what_was_fetched_back_vouches_for_nothing_but_what_is_written_later_does() {
     let (log, _) = writing(&fs);
     put(&log, b"a", &[1; 500]).unwrap();
     let end = log.positions().appended.lsn;
-    log.note_fetched(crate::format::LsnRange::new(end, end.advance(50_000)))
+    log.note_fetched(LsnRange::new(end, end.advance(50_000)))
         .unwrap();
     drop(log);
     // Told to go on alone: the new epoch lies where a fetch would have.
@@ -282,10 +282,7 @@ fn a_tail_that_the_peer_holds_is_lost_and_not_torn() {
     log.note_peer_holds(last.lsn);
     log.begin_following().unwrap();
     let recovered = log.recovered();
-    assert_eq!(
-        recovered.lost_tail,
-        Some(crate::format::LsnRange::new(end, last.lsn))
-    );
+    assert_eq!(recovered.lost_tail, Some(LsnRange::new(end, last.lsn)));
     assert_eq!(recovered.aside.len(), 1);
 }
 
@@ -336,7 +333,7 @@ fn a_survey_names_the_length_of_a_hole_and_every_one_of_several() {
         .filter_map(|fault| fault.range)
         .collect();
     let expected: Vec<_> = [frames[1], frames[3]]
-        .map(|(start, end)| crate::format::LsnRange::new(start, end))
+        .map(|(start, end)| LsnRange::new(start, end))
         .to_vec();
     assert_eq!(holes, expected, "{:?}", found.faults);
     assert_eq!(found.end.lsn, frames[1].0);

@@ -1,32 +1,36 @@
 //! Mending what `check` finds: by what the directory itself holds, and by a copy of the log.
 //!
-//! Both nodes' segments are equal byte for byte, so a copy of either, or a backup, has the bytes.
-//! Nothing is taken on trust: every frame, from wherever, must continue the chain from the
-//! beginning of the log. The old file is kept aside, durably, before the new one takes its place.
+//! Both nodes' segments are equal byte for byte, so the other node, a copy of either, or a backup
+//! has the bytes. Nothing is taken on trust: every frame, from wherever, must continue the chain
+//! from the beginning of the log. The old file is kept aside, durably, before the new one takes its
+//! place.
+
+mod mend;
+mod running;
+mod source;
 
 use std::path::Path;
 
 use bytes::Bytes;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use self::mend::{Job, Mended, Outcome, footer_of, keep_aside, mend, room};
 use super::check::{Look, in_use};
 use super::fault::{Fault, FaultKind};
 use super::manifest::{self, Manifest};
 use super::mark::{self, Mark, MarkFile};
-use super::open::ASIDE;
 use super::segment::file_name;
 use super::settle::replace_segment;
-use super::walk::{Epochs, count_frames, walk};
+use super::walk::{Epochs, walk};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{
-    Chain, ChainRecord, Lsn, LsnRange, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter,
-    SegmentHeader, to_usize,
-};
-use crate::fs::{Fs, OsFs, read_all, replace};
+use crate::format::{Chain, LsnRange, SegmentHeader};
+use crate::fs::{Fs, OsFs, Tolerant, read_all};
 use crate::index;
 
+pub use self::source::{CopySource, FrameSource, Given, Lack, LackKind, Want};
+
 /// One file that was mended.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Repaired {
     /// The file, relative to the store's directory.
@@ -38,13 +42,15 @@ pub struct Repaired {
 }
 
 /// What a repair did.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RepairReport {
     /// What was mended (in a rehearsal: what would be).
     pub repaired: Vec<Repaired>,
     /// The damage that is left.
     pub left: Vec<Fault>,
+    /// What the source was asked for and did not give.
+    pub lacks: Vec<Lack>,
 }
 
 /// Mends the store in `dir`, which no process may have open, with the bytes of the store in `from`
@@ -59,22 +65,46 @@ pub fn repair(dir: &Path, from: Option<&Path>, rehearse: bool) -> Result<RepairR
     repair_on(&OsFs::new(dir), copy, rehearse)
 }
 
+/// [`repair`] with the frames of any source.
+///
+/// # Errors
+/// As [`repair`], and those of the source.
+pub fn repair_from(
+    dir: &Path,
+    source: &mut dyn FrameSource,
+    rehearse: bool,
+) -> Result<RepairReport> {
+    repair_files(&OsFs::new(dir), Some(source), rehearse)
+}
+
 /// [`repair`] on any files.
 ///
 /// # Errors
 /// As [`repair`].
 pub fn repair_on(fs: &dyn Fs, from: Option<&dyn Fs>, rehearse: bool) -> Result<RepairReport> {
+    let mut copy = from.map(CopySource::new);
+    let source = copy.as_mut().map(|copy| copy as &mut dyn FrameSource);
+    repair_files(fs, source, rehearse)
+}
+
+pub(super) fn repair_files(
+    fs: &dyn Fs,
+    source: Option<&mut dyn FrameSource>,
+    rehearse: bool,
+) -> Result<RepairReport> {
+    let fs = &Tolerant(fs);
     let lock = if rehearse {
         fs.lock_shared()
     } else {
         fs.lock()
     };
-    let _lock = lock.map_err(|error| in_use(fs, error))?;
+    let _lock = lock.map_err(|error| in_use(fs, error, "stop that one first"))?;
     let mut repair = Repair {
         fs,
-        from,
+        source,
         rehearse,
         repaired: Vec::new(),
+        lacks: Vec::new(),
     };
     repair.manifest()?;
     let look = Look::at(fs)?;
@@ -85,7 +115,7 @@ pub fn repair_on(fs: &dyn Fs, from: Option<&dyn Fs>, rehearse: bool) -> Result<R
     if look.index_damaged {
         repair.index(&look)?;
     }
-    let repaired = repair.repaired;
+    let (repaired, lacks) = (repair.repaired, repair.lacks);
     let left = if rehearse {
         let mended = |fault: &Fault| repaired.iter().any(|done| done.file == fault.file);
         let faults = look.into_faults();
@@ -97,17 +127,22 @@ pub fn repair_on(fs: &dyn Fs, from: Option<&dyn Fs>, rehearse: bool) -> Result<R
         .into_iter()
         .filter(|fault| !fault.kind.is_of_a_crash())
         .collect();
-    Ok(RepairReport { repaired, left })
+    Ok(RepairReport {
+        repaired,
+        left,
+        lacks,
+    })
 }
 
-struct Repair<'a> {
+struct Repair<'a, 's> {
     fs: &'a dyn Fs,
-    from: Option<&'a dyn Fs>,
+    source: Option<&'s mut (dyn FrameSource + 's)>,
     rehearse: bool,
     repaired: Vec<Repaired>,
+    lacks: Vec<Lack>,
 }
 
-impl Repair<'_> {
+impl Repair<'_, '_> {
     /// Puts the second copy of the manifest in the place of a damaged one.
     fn manifest(&mut self) -> Result<()> {
         match Manifest::load(self.fs) {
@@ -154,9 +189,7 @@ impl Repair<'_> {
                 chain = walk(chain, &room, &mut epochs).chain;
                 continue;
             }
-            let next = look.header(ordinal + 1);
-            let mended = self.mend(ordinal, &chain, &local, next, look, &mut epochs)?;
-            let Some(mended) = mended else {
+            let Some(mended) = self.mend(ordinal, &chain, &local, look, &mut epochs)? else {
                 // What comes behind cannot be checked against a chain that is not known.
                 return Ok(());
             };
@@ -176,97 +209,34 @@ impl Repair<'_> {
         Ok(())
     }
 
-    /// The segment `ordinal` as it should be, from its own sound frames and those of the copy;
-    /// `None` when together they do not reach as far as it once did.
+    /// The segment `ordinal` as it should be; `None` when it cannot be had.
     fn mend(
-        &self,
+        &mut self,
         ordinal: u64,
         start: &Chain,
         local: &Bytes,
-        next: Option<SegmentHeader>,
         look: &Look,
         epochs: &mut Epochs,
     ) -> Result<Option<Mended>> {
-        let size = look.manifest.segment_size;
-        let header = SegmentHeader::new(start, ordinal, size);
-        let own = room(local, size);
-        let copy = self.copy_of(&header)?;
-        let own_footer = footer_of(local, &header);
-        let copy_footer = copy.as_ref().and_then(|copy| footer_of(copy, &header));
-        let copy = copy.map_or_else(Bytes::new, |copy| room(&copy, size));
-        let reached = walk(*start, &own, epochs).last.lsn;
-        let sealed_to = next
-            .map(|next| next.start)
-            .or_else(|| own_footer.map(|footer| footer.end))
-            .or_else(|| {
-                copy_footer
-                    .filter(|_| look.is_sealed(ordinal))
-                    .map(|f| f.end)
-            });
-        let target =
-            sealed_to.map_or_else(|| reached.max(look.judged.facts.vouched), |end| end.lsn);
-        let mut mended = Mended {
-            header,
-            frames: Vec::new(),
-            footer: None,
-            end: *start,
-            ranges: Vec::new(),
+        let segment_size = look.manifest.segment_size;
+        let header = SegmentHeader::new(start, ordinal, segment_size);
+        let next = look.header(ordinal + 1).map(|next| next.start);
+        let own_footer = || footer_of(local, &header).map(|footer| footer.end);
+        let job = Job {
+            start: *start,
+            ordinal,
+            segment_size,
+            own: &room(local, segment_size),
+            sealed_to: next.or_else(own_footer),
+            vouched: look.judged.facts.vouched,
         };
-        while mended.end.lsn < target {
-            let at = mended.frames.len();
-            let here = own.get(at..).unwrap_or_default();
-            let there = copy.get(at..).unwrap_or_default();
-            let (bytes, fetched, found) = match mended.end.check_frame(here) {
-                Ok(found) => (here, false, found),
-                Err(_) => match mended.end.check_frame(there) {
-                    Ok(found) => (there, true, found),
-                    Err(_) => return Ok(None),
-                },
-            };
-            let (frame, epoch) = found;
-            if let Some(epoch) = &epoch {
-                epochs.learn(epoch);
+        let source = self.source.as_mut().map(|source| &mut **source as _);
+        match mend(&job, source, epochs)? {
+            Outcome::Whole(mended) => Ok(Some(*mended)),
+            Outcome::Lacking(lack) => {
+                self.lacks.extend(lack);
+                Ok(None)
             }
-            let len = frame.frame_len();
-            mended
-                .frames
-                .extend_from_slice(bytes.get(..len).unwrap_or_default());
-            mended.end = mended.end.after(&frame, epoch.as_ref());
-            if fetched {
-                mended.fetched(LsnRange::new(frame.lsn, frame.end()));
-            }
-        }
-        if sealed_to.is_some_and(|end| end != ChainRecord::new(&mended.end)) {
-            return Ok(None);
-        }
-        mended.footer = sealed_to.map(|end| SegmentFooter {
-            base: start.lsn,
-            frames: count_frames(&mended.frames),
-            end,
-        });
-        Ok(Some(mended))
-    }
-
-    /// The copy's file of the same segment of the same log.
-    fn copy_of(&self, header: &SegmentHeader) -> Result<Option<Bytes>> {
-        let Some(from) = self.from else {
-            return Ok(None);
-        };
-        let name = file_name(header.ordinal);
-        let bytes = self.read(from, &name)?;
-        match SegmentHeader::decode(&bytes) {
-            Ok(other) if other.cluster != header.cluster => {
-                let message = format!(
-                    "{}/{name} belongs to cluster {} and this log to {}: name a copy of this one",
-                    from.place(),
-                    other.cluster,
-                    header.cluster
-                );
-                Err(Error::new(ErrorKind::Incompatible, message))
-            }
-            // One of another fork begins elsewhere or goes on from another frame.
-            Ok(other) => Ok((other == *header).then_some(bytes)),
-            Err(_) => Ok(None),
         }
     }
 
@@ -303,22 +273,7 @@ impl Repair<'_> {
         if self.rehearse {
             return Ok(None);
         }
-        let doing = |error| Error::io(format_args!("keep {name} aside"), error);
-        let bytes = match read_all(self.fs, name) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(doing(error)),
-        };
-        self.fs.create_dir(ASIDE).map_err(doing)?;
-        let kept = self.fs.list(ASIDE).map_err(doing)?;
-        let short = name.rsplit('/').next().unwrap_or(name);
-        // Numbered, so that what is kept never depends on a clock.
-        let free = (1u64..)
-            .map(|number| format!("damaged-{number}-{short}"))
-            .find(|name| !kept.contains(name));
-        let aside = format!("{ASIDE}/{}", free.unwrap_or_default());
-        replace(self.fs, ASIDE, &aside, &bytes).map_err(doing)?;
-        Ok(Some(aside))
+        keep_aside(self.fs, name)
     }
 
     fn done(&mut self, file: &str, ranges: Vec<LsnRange>, aside: Option<String>) {
@@ -341,35 +296,4 @@ impl Repair<'_> {
     fn doing(&self, name: &str, error: std::io::Error) -> Error {
         Error::io(format_args!("mend {name} of {}", self.fs.place()), error)
     }
-}
-
-struct Mended {
-    header: SegmentHeader,
-    frames: Vec<u8>,
-    footer: Option<SegmentFooter>,
-    end: Chain,
-    /// What came from the copy.
-    ranges: Vec<LsnRange>,
-}
-
-impl Mended {
-    fn fetched(&mut self, range: LsnRange) {
-        match self.ranges.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            _ => self.ranges.push(range),
-        }
-    }
-}
-
-/// The room for frames in the bytes of a segment's file.
-fn room(bytes: &Bytes, size: u64) -> Bytes {
-    let end = bytes.len().min(to_usize(size - SEGMENT_FOOTER_LEN));
-    bytes.slice(to_usize(SEGMENT_HEADER_LEN).min(end)..end)
-}
-
-fn footer_of(bytes: &Bytes, header: &SegmentHeader) -> Option<SegmentFooter> {
-    let start = to_usize(header.segment_size - SEGMENT_FOOTER_LEN);
-    let footer = SegmentFooter::decode(bytes.get(start..)?).ok()?;
-    let ends_behind: Lsn = footer.end.lsn;
-    (footer.base == header.base() && ends_behind >= footer.base).then_some(footer)
 }
