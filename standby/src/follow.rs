@@ -11,7 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use outlast_engine::Store;
 use outlast_engine::format::Lsn;
-use outlast_proto::{ConflictKind, Hello, Nonce, Receiver, ReceiverEvent, ReceiverInput, Term};
+use outlast_engine::kill_points::{Point, pass};
+use outlast_proto::{
+    ConflictKind, Hello, Message, Nonce, Receiver, ReceiverEvent, ReceiverInput, Term,
+};
 use outlast_shipper::drive::{LogReads, Wire, WireEvent, boot_time};
 use outlast_shipper::{CloseCode, LinkHandle};
 use parking_lot::Mutex;
@@ -286,6 +289,9 @@ impl Task {
                     && let Err(error) = session.wire.push(&message)
                 {
                     tracing::error!(%error, "a message could not be sent");
+                }
+                if matches!(message, Message::Ack(_)) {
+                    pass(Point::Reported);
                 }
             }
             FollowOutput::Data(header, bytes) => {

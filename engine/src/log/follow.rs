@@ -4,6 +4,7 @@ use super::lane::Reserve;
 use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, FrameRun, Lsn};
+use crate::kill_points::{Point, pass};
 
 impl Log {
     /// Finishes recovery and takes frames from now on. A log that takes frames already goes on.
@@ -134,6 +135,7 @@ impl Log {
             })?;
         }
         self.change_manifest(|manifest| manifest.history = history.clone())?;
+        pass(Point::EpochLearnt);
         *self.history.write() = history;
         Ok(())
     }
