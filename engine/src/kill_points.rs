@@ -1,9 +1,10 @@
 //! Named moments at which a process can be made to end, for the tests that end it there.
 //!
 //! With the feature `kill-points`, which only those tests turn on, `OUTLAST_KILL_AT=name:n` lets a
-//! process send itself SIGKILL at the n-th passing of a point, and `OUTLAST_STALL_AT=name:n` lets
-//! the thread that gets there stand still while the others go on. Without the feature [`pass`] is
-//! an empty function and nothing of this is left in the program.
+//! process send itself SIGKILL at the n-th passing of a point; with `name:n:ms` the thread that
+//! gets there stands still for so long before, and the others go on. `OUTLAST_STALL_AT=name:n` lets
+//! that thread stand still and nothing else. Without the feature [`pass`] is an empty function and
+//! nothing of this is left in the program.
 
 macro_rules! points {
     ($($(#[$what:meta])* $point:ident = $name:literal,)*) => {
@@ -134,15 +135,17 @@ points! {
 mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::{Duration, Instant};
 
     use rustix::process::{Signal, getpid, kill_process};
 
     use super::Point;
 
-    /// What is to happen at a point, and how many passings are left until then.
+    /// Where something is to happen, how many passings are left until then, and after how long.
     struct Armed {
         point: Point,
         left: AtomicU64,
+        after: Duration,
     }
 
     static KILL: LazyLock<Option<Armed>> = LazyLock::new(|| Armed::read("OUTLAST_KILL_AT"));
@@ -151,19 +154,25 @@ mod armed {
     impl Armed {
         fn read(variable: &str) -> Option<Self> {
             let text = std::env::var(variable).ok()?;
-            let armed = text.split_once(':').and_then(|(name, passing)| {
-                let point = Point::ALL.iter().find(|point| point.name() == name)?;
-                let left = passing.parse().ok().filter(|passing| *passing > 0)?;
-                Some(Self {
-                    point: *point,
-                    left: AtomicU64::new(left),
-                })
-            });
+            let armed = Self::parse(&text);
             assert!(
                 armed.is_some(),
                 "{variable}={text}: name a point and a passing, as synced:3"
             );
             armed
+        }
+
+        fn parse(text: &str) -> Option<Self> {
+            let mut parts = text.split(':');
+            let name = parts.next()?;
+            let point = Point::ALL.iter().find(|point| point.name() == name)?;
+            let left = parts.next()?.parse().ok().filter(|left| *left > 0)?;
+            let after_ms = parts.next().map_or(Some(0), |text| text.parse().ok())?;
+            Some(Self {
+                point: *point,
+                left: AtomicU64::new(left),
+                after: Duration::from_millis(after_ms),
+            })
         }
 
         /// Whether this passing is the one. Those behind it are not.
@@ -179,7 +188,11 @@ mod armed {
 
     /// Ends this process, or lets this thread stand still, if that was asked for here and now.
     pub fn pass(point: Point) {
-        if KILL.as_ref().is_some_and(|armed| armed.is_due(point)) {
+        if let Some(armed) = KILL.as_ref().filter(|armed| armed.is_due(point)) {
+            let begun = Instant::now();
+            while let Some(left) = armed.after.checked_sub(begun.elapsed()) {
+                std::thread::park_timeout(left);
+            }
             let ended = kill_process(getpid(), Signal::KILL);
             assert!(ended.is_ok(), "no signal could be sent at {}", point.name());
             stand();

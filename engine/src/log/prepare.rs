@@ -31,7 +31,8 @@ pub(super) struct Preparation {
     file: Arc<dyn File>,
     zeros: AlignedBuf,
     zeroed: u64,
-    /// A sync of the file failed. It is not tried again: the next preparation makes a new file.
+    /// A sync of the file or of its name failed. It is not tried again: the next preparation makes
+    /// a new file.
     spoiled: bool,
 }
 
@@ -108,7 +109,7 @@ impl Preparation {
             self.file.sync().inspect_err(|_| *spoiled = true)?;
             pass(Point::PreparationSynced);
             if end == self.segment_size && !on(Bug::NoDirSync) {
-                fs.sync_dir(DIR)
+                fs.sync_dir(DIR).inspect_err(|_| *spoiled = true)
             } else {
                 Ok(())
             }
