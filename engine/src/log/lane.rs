@@ -35,6 +35,25 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(500);
 pub(super) struct Lane {
     signals: Arc<Signals>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    trouble: Mutex<Trouble>,
+}
+
+/// What keeps background work from being done. It is tried again at every commit, and told of once.
+#[derive(Debug, Default)]
+struct Trouble {
+    now: Option<ErrorKind>,
+    /// How often it came, became another one, or went.
+    changes: u64,
+}
+
+impl Trouble {
+    /// Takes how a step ended; answers whether that is news.
+    fn becomes(&mut self, now: Option<ErrorKind>) -> bool {
+        let news = self.now != now;
+        self.now = now;
+        self.changes += u64::from(news);
+        news
+    }
 }
 
 #[derive(Default)]
@@ -89,6 +108,12 @@ impl Lane {
         drop(flags);
         self.signals.lead.notify_one();
         true
+    }
+
+    /// How often what keeps background work from being done has changed.
+    #[cfg(test)]
+    pub(super) fn troubles(&self) -> u64 {
+        self.trouble.lock().changes
     }
 
     /// Ends both threads and waits for them.
@@ -152,10 +177,17 @@ impl Log {
     pub(crate) fn background_step(&self) -> Option<Duration> {
         let mark = self.mark_step();
         let work = match self.work_step() {
-            Ok(rest) => rest,
+            Ok(rest) => {
+                if self.lane.trouble.lock().becomes(None) {
+                    tracing::info!("background work goes on");
+                }
+                rest
+            }
             Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, source, "background work failed, trying again");
+                if self.lane.trouble.lock().becomes(Some(error.kind())) {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, source, "background work failed, trying again");
+                }
                 Some(REST_AFTER_ERROR)
             }
         };
