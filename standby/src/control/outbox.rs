@@ -64,7 +64,7 @@ impl Outbox {
         };
         // Nobody closes it while this is here.
         let Ok(room) = room else { return false };
-        let encoded = Encoded { bytes, room: room };
+        let encoded = Encoded { bytes, room };
         self.answers.send(encoded).await.is_ok()
     }
 
@@ -83,7 +83,7 @@ impl Outbox {
         let Ok(room) = self.room.clone().try_acquire_many_owned(cost) else {
             return self.cut_off.notify_one();
         };
-        let encoded = Encoded { bytes, room: room };
+        let encoded = Encoded { bytes, room };
         if let Err(mpsc::error::TrySendError::Full(_)) = self.answers.try_send(encoded) {
             self.cut_off.notify_one();
         }

@@ -127,6 +127,7 @@ fn run(
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use outlast_engine::EpochReason;
     use outlast_engine::clock::SystemClock;
@@ -186,7 +187,9 @@ mod tests {
         fs.limit(Some(fs.used_bytes()));
         writer.give(Job::Append(run));
         writer.give(Job::Sync);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while writer.no_room().why().is_none() {
+            assert!(Instant::now() < deadline, "it does not wait for space");
             std::thread::yield_now();
         }
         end
