@@ -51,15 +51,7 @@ impl Log {
     /// `NotHeld` when the run does not begin where this log ends; those of writing otherwise.
     pub(crate) fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
         let mut writer = self.writer.lock();
-        self.require(&LogState::Following)?;
-        if *run.before() != writer.chain {
-            let message = format!(
-                "a run of frames at {} does not continue this log, which ends at {}",
-                run.range(),
-                writer.chain.lsn
-            );
-            return Err(Error::new(ErrorKind::NotHeld, message));
-        }
+        self.check_continues(&writer, run)?;
         self.learn_epochs(run)?;
         let mut start = run.range().start;
         let mut chain = *run.before();
@@ -90,6 +82,27 @@ impl Log {
         drop(writer);
         self.cell.notify();
         Ok(run.range().end)
+    }
+
+    /// Whether a run may be appended now; what it holds is not looked at.
+    ///
+    /// # Errors
+    /// As [`Log::append_run`].
+    pub(crate) fn takes(&self, run: &FrameRun) -> Result<()> {
+        self.check_continues(&self.writer.lock(), run)
+    }
+
+    fn check_continues(&self, writer: &super::Writer, run: &FrameRun) -> Result<()> {
+        self.require(&LogState::Following)?;
+        if *run.before() != writer.chain {
+            let message = format!(
+                "a run of frames at {} does not continue this log, which ends at {}",
+                run.range(),
+                writer.chain.lsn
+            );
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        Ok(())
     }
 
     /// Appends the part of `run` from `start` up to where `chain` stands, which is one segment's.

@@ -48,6 +48,7 @@ impl Store {
     /// `Closed`, `DiskFull`, `Io`.
     pub fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
         let shared = &self.shared;
+        shared.log.takes(run)?;
         let start = run.range().start;
         check_payloads(run, || shared.state.catalogue_at(&shared.log, start))?;
         shared.log.append_run(run)
