@@ -112,6 +112,16 @@ impl Catalogue {
         *self.names.write() = fresh.names.into_inner();
     }
 
+    /// A copy, for trying what the log is about to make.
+    pub(crate) fn copy(&self) -> Self {
+        let names = self.names.read();
+        let (by_id, by_name) = (names.by_id.clone(), names.by_name.clone());
+        Self {
+            tag: self.tag,
+            names: RwLock::new(Names { by_id, by_name }),
+        }
+    }
+
     pub(crate) const fn tag(&self) -> StoreTag {
         self.tag
     }

@@ -65,6 +65,7 @@ pub mod format;
 pub mod fs;
 mod index;
 mod keyspace;
+pub mod kill_points;
 mod log;
 pub mod planted;
 mod receipt;

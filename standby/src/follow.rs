@@ -2,6 +2,7 @@
 
 pub(crate) mod following;
 pub(crate) mod jobs;
+mod no_room;
 mod replay;
 mod writer;
 
@@ -11,7 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use outlast_engine::Store;
 use outlast_engine::format::Lsn;
-use outlast_proto::{ConflictKind, Hello, Nonce, Receiver, ReceiverEvent, ReceiverInput, Term};
+use outlast_engine::kill_points::{Point, pass};
+use outlast_proto::{
+    ConflictKind, Hello, Message, Nonce, Receiver, ReceiverEvent, ReceiverInput, Term,
+};
 use outlast_shipper::drive::{LogReads, Wire, WireEvent, boot_time};
 use outlast_shipper::{CloseCode, LinkHandle};
 use parking_lot::Mutex;
@@ -20,6 +24,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use self::following::{FollowOutput, Following};
 use self::jobs::Done;
+use self::no_room::NoRoom;
 use self::writer::LogWriter;
 use crate::error::{Error, Result};
 
@@ -58,6 +63,7 @@ pub(crate) struct Follower {
     commands: mpsc::UnboundedSender<Command>,
     receiver: Arc<Mutex<Receiver>>,
     failure: Failure,
+    no_room: NoRoom,
 }
 
 /// Why nothing more is followed, once that is so: the first reason stays.
@@ -78,6 +84,7 @@ impl Follower {
             .map_err(|error| outlast_engine::Error::io("start a thread", error))?;
         let (commands, to_obey) = mpsc::unbounded_channel();
         let failure = Failure::default();
+        let no_room = writer.no_room().clone();
         let task = Task {
             following,
             reads: LogReads::new(store.clone()),
@@ -92,6 +99,7 @@ impl Follower {
             commands,
             receiver,
             failure,
+            no_room,
         };
         Ok((follower, task))
     }
@@ -107,6 +115,11 @@ impl Follower {
     /// Why nothing more is followed, if so: the log failed, or its thread did.
     pub(crate) fn failure(&self) -> Option<String> {
         self.failure.get().cloned()
+    }
+
+    /// Why nothing is received for now, if the disk is full.
+    pub(crate) fn no_room(&self) -> Option<String> {
+        self.no_room.why()
     }
 
     /// Whether the task has ended though this handle is there: it panicked.
@@ -140,6 +153,7 @@ impl Follower {
             commands,
             receiver: self.receiver.clone(),
             failure: self.failure.clone(),
+            no_room: self.no_room.clone(),
         }
     }
 
@@ -286,6 +300,9 @@ impl Task {
                     && let Err(error) = session.wire.push(&message)
                 {
                     tracing::error!(%error, "a message could not be sent");
+                }
+                if matches!(message, Message::Ack(_)) {
+                    pass(Point::Reported);
                 }
             }
             FollowOutput::Data(header, bytes) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use outlast_engine::Store;
 use outlast_engine::format::{EpochReason, EpochRecord, Lsn};
+use outlast_engine::kill_points::{Point, pass};
 
 use crate::certificate::{
     AcceptedLoss, Fencing, Finding, MeasuredLoss, PrimaryLastSeen, PromoteOptions, StandbyPositions,
@@ -62,7 +63,9 @@ pub fn promote<C: Candidate>(node: &C, options: &PromoteOptions) -> Result<Promo
             epoch: None,
         });
     }
+    pass(Point::PromotionDecided);
     node.withdraw().inspect_err(|_| node.reinstate())?;
+    pass(Point::PromotionWithdrawn);
     // The primary may have come back before the withdrawal took effect: silence is judged by what
     // was echoed up to then, and nothing is echoed from here on. The node is what it was; where it
     // stands and what it heard last may have changed.

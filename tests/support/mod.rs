@@ -137,6 +137,10 @@ impl Loading {
         (status, Ledger::read(&self.ledger).unwrap())
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn said(&self) -> String {
         fs::read_to_string(&self.said).unwrap_or_default()
     }

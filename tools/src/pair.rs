@@ -139,7 +139,17 @@ impl Pair {
 
     /// Starts a node and waits until it answers. It does not outlive the thread that starts it.
     pub fn start(&self, node: &NodePlace) -> Result<NodeProcess> {
-        NodeProcess::start(&self.exe, node, &self.processes)
+        let process = self.spawn(node, &[])?;
+        process.until("the node answers", |process| {
+            Ok(process.status().ok().map(|_| ()))
+        })?;
+        Ok(process)
+    }
+
+    /// Starts a node with `variables` in its environment, and does not wait until it answers. It
+    /// does not outlive the thread that starts it.
+    pub fn spawn(&self, node: &NodePlace, variables: &[(&str, &str)]) -> Result<NodeProcess> {
+        NodeProcess::start(&self.exe, node, variables, &self.processes)
     }
 
     /// Runs a command of the binary for a node.
@@ -260,7 +270,12 @@ impl Drop for OwnedChild {
 }
 
 impl NodeProcess {
-    fn start(exe: &Path, place: &NodePlace, processes: &Processes) -> Result<Self> {
+    fn start(
+        exe: &Path,
+        place: &NodePlace,
+        variables: &[(&str, &str)],
+        processes: &Processes,
+    ) -> Result<Self> {
         let said = File::options()
             .create(true)
             .append(true)
@@ -270,20 +285,17 @@ impl NodeProcess {
             .arg("serve")
             .arg("--dir")
             .arg(&place.dir)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(said.try_clone()?)
             .stderr(said)
             // A Ctrl-C is for whoever started it, who then ends the node.
             .process_group(0);
         let child = processes.spawn(end_with_this(&mut command));
-        let process = Self {
+        Ok(Self {
             child: child.with_context(|| format!("cannot run {}", exe.display()))?,
             place: place.clone(),
-        };
-        process.until("the node answers", |process| {
-            Ok(process.status().ok().map(|_| ()))
-        })?;
-        Ok(process)
+        })
     }
 
     /// Where it is.
@@ -377,7 +389,8 @@ impl NodeProcess {
         }
     }
 
-    fn ended(&self) -> io::Result<Option<ExitStatus>> {
+    /// How it ended, if it did.
+    pub fn ended(&self) -> io::Result<Option<ExitStatus>> {
         self.lock().0.try_wait()
     }
 
@@ -386,7 +399,7 @@ impl NodeProcess {
     }
 
     /// What it last said.
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         let said = fs::read_to_string(self.place.dir.with_extension("said"));
         let said = said.unwrap_or_default();
         let lines: Vec<_> = said.lines().rev().take(10).collect();

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
 pub(crate) use map::prefetch;
@@ -251,8 +252,11 @@ pub fn replace(fs: &dyn Fs, dir: &str, name: &str, bytes: &[u8]) -> io::Result<(
     }
     let file = fs.create(&temporary)?;
     file.write_at(0, bytes)?;
+    pass(Point::ReplaceWritten);
     file.sync()?;
+    pass(Point::ReplaceSynced);
     fs.rename(&temporary, name)?;
+    pass(Point::ReplaceRenamed);
     if on(Bug::NoDirSync) {
         return Ok(());
     }

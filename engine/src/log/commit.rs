@@ -18,6 +18,7 @@ use super::writer::Writer;
 use super::{FrameSink, Log, LogState};
 use crate::error::{CommitError, Error, ErrorKind, Result};
 use crate::format::{FrameHeader, FrameKind, Lsn, encoded_frame_len};
+use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 use crate::receipt::Receipt;
 
@@ -276,6 +277,7 @@ impl Log {
         }
         drop(sink);
         self.cell.notify();
+        pass(Point::GroupShown);
         finished.wake();
         handed_over
     }

@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     EpochId, EpochReason, EpochRecord, FrameHeader, FrameKind, LsnRange, encoded_frame_len,
 };
+use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
 impl Log {
@@ -60,6 +61,7 @@ impl Log {
                 manifest.attached_in = None;
             }
         })?;
+        pass(Point::EpochNoted);
         let payload_len = FrameHeader::epoch_payload_len(&record);
         let len = encoded_frame_len(payload_len);
         let form = |chain: &mut crate::format::Chain, first_in_segment| {
@@ -72,6 +74,7 @@ impl Log {
             )
         };
         let (header, frame) = self.append_own(&mut writer, form, len)?;
+        pass(Point::EpochFramed);
         *self.history.write() = history;
         *self.state.write() = LogState::Writing;
         let sink = self.sink.lock();
@@ -81,6 +84,7 @@ impl Log {
         }
         self.cell.change(|now| now.visible = header.position());
         drop(sink);
+        pass(Point::EpochOpen);
         self.cell.notify();
         self.lane.wake();
         Ok(record)
@@ -163,19 +167,23 @@ impl Log {
         {
             return Ok(());
         }
-        self.change_manifest(|manifest| manifest.term_heard = Some(mark))
+        self.change_manifest(|manifest| manifest.term_heard = Some(mark))?;
+        pass(Point::TermNoted);
+        Ok(())
     }
 
     /// Ends this node's right to write, durably, before anything else: a newer term exists. What
     /// waits ends as unknown. Reads go on.
     pub(crate) fn fence(&self, by: TermMark) -> Result<()> {
         let writer = self.writer.lock();
+        pass(Point::FenceBegins);
         self.change_manifest(|manifest| {
             manifest.fenced_by = Some(by);
             if manifest.term_heard.is_none_or(|heard| heard.term < by.term) {
                 manifest.term_heard = Some(by);
             }
         })?;
+        pass(Point::FenceNoted);
         self.stop_writing(LogState::Fenced(by));
         drop(writer);
         self.cell.notify();
@@ -232,7 +240,9 @@ impl Log {
         if self.is_attached() {
             return Ok(());
         }
-        self.change_manifest(|manifest| manifest.attached_in = Some(term))
+        self.change_manifest(|manifest| manifest.attached_in = Some(term))?;
+        pass(Point::AttachmentNoted);
+        Ok(())
     }
 
     /// Notes durably that `range` is received from the peer though this node's own epochs cover it:
@@ -241,7 +251,9 @@ impl Log {
         self.change_manifest(|manifest| match manifest.received.last_mut() {
             Some(last) if last.end == range.start => last.end = range.end,
             _ => manifest.received.push(range),
-        })
+        })?;
+        pass(Point::FetchNoted);
+        Ok(())
     }
 
     /// Writes the manifest as it stands once more, before anything new is written: what was read

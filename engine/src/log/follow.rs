@@ -4,6 +4,7 @@ use super::lane::Reserve;
 use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, FrameRun, Lsn};
+use crate::kill_points::{Point, pass};
 
 impl Log {
     /// Finishes recovery and takes frames from now on. A log that takes frames already goes on.
@@ -50,15 +51,7 @@ impl Log {
     /// `NotHeld` when the run does not begin where this log ends; those of writing otherwise.
     pub(crate) fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
         let mut writer = self.writer.lock();
-        self.require(&LogState::Following)?;
-        if *run.before() != writer.chain {
-            let message = format!(
-                "a run of frames at {} does not continue this log, which ends at {}",
-                run.range(),
-                writer.chain.lsn
-            );
-            return Err(Error::new(ErrorKind::NotHeld, message));
-        }
+        self.check_continues(&writer, run)?;
         self.learn_epochs(run)?;
         let mut start = run.range().start;
         let mut chain = *run.before();
@@ -89,6 +82,27 @@ impl Log {
         drop(writer);
         self.cell.notify();
         Ok(run.range().end)
+    }
+
+    /// Whether a run may be appended now; what it holds is not looked at.
+    ///
+    /// # Errors
+    /// As [`Log::append_run`].
+    pub(crate) fn takes(&self, run: &FrameRun) -> Result<()> {
+        self.check_continues(&self.writer.lock(), run)
+    }
+
+    fn check_continues(&self, writer: &super::Writer, run: &FrameRun) -> Result<()> {
+        self.require(&LogState::Following)?;
+        if *run.before() != writer.chain {
+            let message = format!(
+                "a run of frames at {} does not continue this log, which ends at {}",
+                run.range(),
+                writer.chain.lsn
+            );
+            return Err(Error::new(ErrorKind::NotHeld, message));
+        }
+        Ok(())
     }
 
     /// Appends the part of `run` from `start` up to where `chain` stands, which is one segment's.
@@ -128,12 +142,17 @@ impl Log {
         }
         let mut history = self.history();
         for epoch in run.epochs() {
+            // Known from a run that the disk had no room for: its frame is not in the log yet.
+            if epoch.fork >= run.range().start && history.find(epoch.id) == Some(epoch) {
+                continue;
+            }
             history.push(epoch.clone()).map_err(|fault| {
                 let message = format!("an epoch that does not follow this log's: {fault}");
                 Error::new(ErrorKind::Incompatible, message)
             })?;
         }
         self.change_manifest(|manifest| manifest.history = history.clone())?;
+        pass(Point::EpochLearnt);
         *self.history.write() = history;
         Ok(())
     }

@@ -45,6 +45,45 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(500);
 pub(super) struct Lane {
     signals: Arc<Signals>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    trouble: Mutex<Trouble>,
+    others_trouble: Mutex<Trouble>,
+}
+
+/// What keeps background work from being done. It is tried again at every commit, and told of once.
+#[derive(Debug, Default)]
+struct Trouble {
+    now: Option<ErrorKind>,
+    /// How often it came, became another one, or went.
+    changes: u64,
+}
+
+impl Trouble {
+    /// Takes how a step ended; answers whether that is news.
+    fn becomes(&mut self, now: Option<ErrorKind>) -> bool {
+        let news = self.now != now;
+        self.now = now;
+        self.changes += u64::from(news);
+        news
+    }
+
+    /// When to call again after a step of `work`; tells of it where that is news.
+    fn outcome(&mut self, work: &str, step: Result<Option<Duration>>) -> Option<Duration> {
+        match step {
+            Ok(rest) => {
+                if self.becomes(None) {
+                    tracing::info!("{work} goes on");
+                }
+                rest
+            }
+            Err(error) => {
+                if self.becomes(Some(error.kind())) {
+                    let source = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(%error, source, "{work} failed, trying again");
+                }
+                Some(REST_AFTER_ERROR)
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -99,6 +138,12 @@ impl Lane {
         drop(flags);
         self.signals.lead.notify_one();
         true
+    }
+
+    /// How often what keeps background work from being done has changed.
+    #[cfg(test)]
+    pub(super) fn troubles(&self) -> u64 {
+        self.trouble.lock().changes
     }
 
     /// Ends both threads and waits for them.
@@ -160,21 +205,15 @@ impl Log {
     /// Does one piece of background work. Answers when to call again: after so long, or (`None`)
     /// once something happened.
     pub(crate) fn background_step(&self) -> Option<Duration> {
-        let tried = |step: Result<Option<Duration>>| match step {
-            Ok(rest) => rest,
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(%error, source, "background work failed, trying again");
-                Some(REST_AFTER_ERROR)
-            }
-        };
         let background = self.background.lock().clone();
         let others = background.and_then(|background| background.upgrade());
-        let rests = [
-            self.mark_step(),
-            tried(self.work_step()),
-            others.and_then(|others| tried(others.step())),
-        ];
+        let others = others.and_then(|others| {
+            let trouble = &mut self.lane.others_trouble.lock();
+            trouble.outcome("index work", others.step())
+        });
+        let own = self.work_step();
+        let own = self.lane.trouble.lock().outcome("background work", own);
+        let rests = [self.mark_step(), own, others];
         rests.into_iter().flatten().min()
     }
 

@@ -7,6 +7,7 @@ use crate::format::{
     ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId, SegmentHeader,
 };
 use crate::fs::{Fs, read_all, replace};
+use crate::kill_points::{Point, pass};
 
 pub(super) const NAME: &str = "manifest";
 /// A second copy, so that one damaged sector does not take away who this node is.
@@ -247,6 +248,7 @@ impl Manifest {
         // The copy last, so that what a crash leaves of it is never newer than the manifest.
         replace(fs, "", NAME, &bytes)
             .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))?;
+        pass(Point::ManifestReplaced);
         if let Err(error) = replace(fs, "", COPY_NAME, &bytes) {
             // The manifest itself is durable: what was asked for is done.
             tracing::warn!(%error, "the second copy of the manifest could not be written");

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Envelope, EnvelopeFault, EpochId, Lsn};
 use crate::fs::{Access, File, Fs};
+use crate::kill_points::{Point, pass};
 
 pub(super) const NAME: &str = "mark";
 const SLOT_LEN: u64 = 4096;
@@ -142,11 +143,14 @@ impl MarkFile {
         }
         let sequence = self.sequence + 1;
         let slot = encode(sequence, mark);
+        pass(Point::MarkBegins);
         let write = || {
             self.file.write_at((sequence % 2) * SLOT_LEN, &slot)?;
+            pass(Point::MarkWritten);
             self.file.sync()
         };
         write().map_err(|error| Error::io(format_args!("write {}", self.place), error))?;
+        pass(Point::MarkSynced);
         (self.sequence, self.newest) = (sequence, Some(mark));
         Ok(())
     }

@@ -60,6 +60,7 @@ use crate::format::{
     Chain, ClusterId, EpochId, FrameHeader, History, Lsn, NodeId, Position, limits,
 };
 use crate::fs::Fs;
+use crate::kill_points::{Point, pass};
 
 pub use check::{CheckReport, check, check_on};
 pub use checkpoint::{Checkpoint, RestoreOptions, restore_on};
@@ -353,6 +354,7 @@ impl Log {
         let mut finished = Finished::default();
         self.levels
             .reached(replica.durable.lsn, replica.applied.lsn, &mut finished);
+        pass(Point::ReplicaShown);
         finished.wake();
         self.cell.notify();
     }

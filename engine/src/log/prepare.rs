@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::to_usize;
 use crate::fs::{AlignedBuf, File, Fs};
+use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
 use super::Log;
@@ -30,7 +31,8 @@ pub(super) struct Preparation {
     file: Arc<dyn File>,
     zeros: AlignedBuf,
     zeroed: u64,
-    /// A sync of the file failed. It is not tried again: the next preparation makes a new file.
+    /// A sync of the file or of its name failed. It is not tried again: the next preparation makes
+    /// a new file.
     spoiled: bool,
 }
 
@@ -59,6 +61,7 @@ impl Preparation {
         };
         make().map_err(|error| Error::io(format_args!("prepare {}/{name}", fs.place()), error))?;
         let file = log.open_for_writing(ordinal)?;
+        pass(Point::PreparationBegun);
         Ok(Self {
             ordinal,
             segment_size: log.segment_size,
@@ -102,9 +105,11 @@ impl Preparation {
                 self.file.write_at(at, zeros)?;
                 at += zeros.len() as u64;
             }
+            pass(Point::PreparationFilled);
             self.file.sync().inspect_err(|_| *spoiled = true)?;
+            pass(Point::PreparationSynced);
             if end == self.segment_size && !on(Bug::NoDirSync) {
-                fs.sync_dir(DIR)
+                fs.sync_dir(DIR).inspect_err(|_| *spoiled = true)
             } else {
                 Ok(())
             }
@@ -114,6 +119,9 @@ impl Preparation {
             Error::io(format_args!("fill {}/{name} with zeros", fs.place()), error)
         })?;
         self.zeroed = end;
+        if self.is_done() {
+            pass(Point::Prepared);
+        }
         Ok(())
     }
 

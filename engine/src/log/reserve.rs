@@ -33,13 +33,21 @@ impl Log {
             let len = self.segment_size + CONTROL_LEN;
             if file.len_bytes()? < len {
                 file.allocate(len)?;
-                file.sync()?;
+                self.sync_or_drop(|| file.sync())?;
             }
-            self.fs.sync_dir("")
+            self.sync_or_drop(|| self.fs.sync_dir(""))
         };
         keep().map_err(|error| Error::io("hold space in reserve", error))?;
         self.reserve_kept.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// A sync that failed is not tried again: the reserve is made anew.
+    fn sync_or_drop(&self, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+        sync().inspect_err(|_| {
+            // One that cannot be taken away holds its space as it is.
+            let _ = self.fs.unlink(NAME);
+        })
     }
 
     /// Does `act`; where the disk is full, again with the reserve's space for control files, and

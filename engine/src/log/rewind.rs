@@ -12,6 +12,7 @@ use super::writer::Active;
 use super::{Log, LogState};
 use crate::error::{Error, Result};
 use crate::format::{Chain, Lsn};
+use crate::kill_points::{Point, pass};
 
 impl Log {
     /// Puts everything from `fork` on aside, durably, and cuts the log there. Only for a follower,
@@ -24,6 +25,7 @@ impl Log {
     pub(crate) fn quarantine(self: &Arc<Self>, fork: Lsn) -> Result<String> {
         let chain = *self.cursor(fork)?.chain();
         let aside = self.copy_aside(fork)?;
+        pass(Point::ForkKept);
         let mut writer = self.writer.lock();
         self.require(&LogState::Following)?;
         let visible = self.cell.visible();
@@ -38,11 +40,13 @@ impl Log {
                 lsn: fork,
             })?;
         }
+        pass(Point::ForkUnmarked);
         let history = self.history().cut(fork);
         writer.active = None;
         let cut = self
             .cut_files(fork, &chain)
             .inspect_err(|error| self.poison(error))?;
+        pass(Point::ForkCut);
         writer.active = cut;
         writer.chain = chain;
         self.change_manifest(|manifest| {

@@ -17,6 +17,7 @@ use crate::format::{
     SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader, to_usize,
 };
 use crate::fs::{Access, Fs, read_all};
+use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
 /// What recovery still has to do.
@@ -72,6 +73,7 @@ impl Log {
         };
         self.settle_manifest(unsettled.tail_lost)?;
         let _replacing = self.replacing.lock();
+        pass(Point::SettleBegun);
         for whole in &unsettled.mend {
             self.with_reserve(|| self.mend(whole))?;
         }
@@ -112,6 +114,7 @@ impl Log {
         self.cell
             .change(|now| now.durable = writer.chain.position());
         drop(writer);
+        pass(Point::Settled);
         self.report(missing, unsettled.mend);
         self.cell.notify();
         Ok(())
@@ -274,6 +277,7 @@ pub(super) fn replace_segment(
         file.write_at(header.segment_size - SEGMENT_FOOTER_LEN, &footer.encode())?;
     }
     file.sync()?;
+    pass(Point::SegmentRewritten);
     fs.rename(&temporary, &name)?;
     fs.sync_dir(DIR)
 }

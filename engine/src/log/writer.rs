@@ -16,6 +16,7 @@ use crate::format::{
     SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use crate::fs::{Access, BLOCK_LEN, File};
+use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
 /// What the one who leads holds.
@@ -99,6 +100,7 @@ impl Log {
         self.take_prepared(ordinal, reserve)?;
         if let Some(active) = &writer.active {
             self.seal(active, &writer.chain)?;
+            pass(Point::Sealed);
         }
         let header = SegmentHeader::new(&writer.chain, ordinal, self.segment_size);
         let mut blocks = BlockWriter::new(self.open_for_writing(ordinal)?, 0, &[]);
@@ -113,6 +115,7 @@ impl Log {
         blocks
             .append([header.encode().as_slice()])
             .map_err(poisoning)?;
+        pass(Point::SegmentBegun);
         let segment = Arc::new(Segment::active(header));
         self.segments.insert(segment.clone());
         writer.active = Some(Active {
@@ -144,6 +147,7 @@ impl Log {
             );
             self.cell.change(|now| now.durable = position);
         }
+        pass(Point::SealBegins);
         let footer = SegmentFooter {
             base: range.start,
             frames: active.frames,
@@ -154,7 +158,9 @@ impl Log {
             .blocks
             .write_block(offset, &footer.encode())
             .map_err(poisoning)?;
+        pass(Point::SealWritten);
         active.blocks.sync().map_err(poisoning)?;
+        pass(Point::SealSynced);
         self.note_mark().inspect_err(|error| self.poison(error))
     }
 
@@ -192,12 +198,15 @@ impl Log {
         let Some(active) = &mut writer.active else {
             panic!("nothing to write to")
         };
+        pass(Point::WriteBegins);
         active.blocks.append([bytes]).map_err(|error| {
             let name = file_name(active.segment.header.ordinal);
             let error = Error::io(format_args!("write to {name}"), error);
             self.poison(&error);
             error
-        })
+        })?;
+        pass(Point::Written);
+        Ok(())
     }
 
     /// Makes everything that was written last. An error poisons the log; it is never tried again.
@@ -210,6 +219,7 @@ impl Log {
             Err(_) if on(Bug::NoPoison) => Ok(()),
             synced => synced,
         };
+        pass(Point::SyncBegins);
         let synced = if on(Bug::NoFsync) { Ok(()) } else { sync() };
         synced.map_err(|error| {
             let name = file_name(active.segment.header.ordinal);
@@ -217,6 +227,7 @@ impl Log {
             self.poison(&error);
             error
         })?;
+        pass(Point::Synced);
         let position = writer.chain.position();
         self.cell.change(|now| now.durable = position);
         let now_ns = self.now_ns();
@@ -320,6 +331,7 @@ impl Log {
             blocks.append([&*bytes]).map_err(poisoning)?;
             at = at.advance(bytes.len() as u64);
         }
+        pass(Point::TailRewritten);
         blocks.sync().map_err(poisoning)?;
         Ok(blocks)
     }

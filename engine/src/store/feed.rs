@@ -9,6 +9,7 @@ use super::state::State;
 use super::upkeep::Upkeep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{EpochReason, EpochRecord, Lsn, Position};
+use crate::kill_points::{Point, pass};
 use crate::log::{Log, LogCursor, LogState};
 
 /// Bytes that are read from the log at once.
@@ -181,6 +182,7 @@ fn apply_next(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<bool
     };
     for (header, frame) in run.frames() {
         state.apply(header, &frame)?;
+        pass(Point::FrameReplayed);
     }
     Ok(true)
 }

@@ -76,11 +76,14 @@ impl Store {
     ///
     /// # Errors
     /// `NotHeld` when the run does not begin where this log ends, `Incompatible` when a frame holds
-    /// what this program cannot read, `NotWriter` when this node does not follow, `Poisoned`,
+    /// what this program cannot apply, `NotWriter` when this node does not follow, `Poisoned`,
     /// `Closed`, `DiskFull`, `Io`.
     pub fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
-        check_payloads(run)?;
-        self.log().append_run(run)
+        let shared = &self.shared;
+        shared.log.takes(run)?;
+        let start = run.range().start;
+        check_payloads(run, || shared.state.catalogue_at(&shared.log, start))?;
+        shared.log.append_run(run)
     }
 
     /// Makes all that was appended durable. Answers with the durable position: what a follower may

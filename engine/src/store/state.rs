@@ -12,7 +12,7 @@ use crate::format::{
 };
 use crate::index::{Frozen, Index, Runs, Version};
 use crate::keyspace::{Catalogue, StoreTag};
-use crate::log::FrameSink;
+use crate::log::{FrameSink, Log};
 use crate::planted::{Bug, on};
 
 /// When the memtable is frozen, to be written out as a run.
@@ -105,6 +105,28 @@ impl State {
     pub(super) fn on_freeze(&self, listener: impl Fn() + Send + Sync + 'static) {
         let set = self.on_freeze.set(Box::new(listener));
         assert!(set.is_ok(), "a state has one listener");
+    }
+
+    /// The keyspaces that `log` makes below `end`, whether they were applied or not.
+    ///
+    /// # Errors
+    /// Those of reading what was not.
+    pub(super) fn catalogue_at(&self, log: &Arc<Log>, end: Lsn) -> Result<Catalogue> {
+        const RUN_LEN: u64 = 4 << 20;
+        // The position first: what is applied meanwhile is only met twice.
+        let mut cursor = log.cursor(self.end())?;
+        let catalogue = self.catalogue.copy();
+        while let Some(run) = cursor.next_up_to(end, RUN_LEN)? {
+            for (header, frame) in run.frames() {
+                if header.kind == FrameKind::Keyspace
+                    && let Ok(record) = KeyspaceRecord::decode(header.payload(&frame))
+                {
+                    // One that cannot be applied stops the state where it lies, and not here.
+                    let _ = catalogue.learn(record);
+                }
+            }
+        }
+        Ok(catalogue)
     }
 
     /// # Errors
@@ -217,20 +239,32 @@ impl FrameSink for State {
 }
 
 /// Checks the payloads of frames that came from elsewhere, before they reach this node's log: a
-/// frame's checksum says that it is what its sender formed, not that it was well formed.
+/// frame's checksum says that it is what its sender formed, not that it was well formed. What would
+/// not be applied is refused. `catalogue` is asked for the keyspaces that the log makes before them.
 ///
 /// # Errors
-/// `Incompatible`, with the frame's position.
-pub(super) fn check_payloads(run: &FrameRun) -> Result<()> {
+/// `Incompatible`, with the frame's position; those of `catalogue`.
+pub(super) fn check_payloads(
+    run: &FrameRun,
+    catalogue: impl Fn() -> Result<Catalogue>,
+) -> Result<()> {
+    let mut made = None;
     for (header, frame) in run.frames() {
         let payload = header.payload(&frame);
         let fault = match header.kind {
             FrameKind::Batches => Records::new(payload, header.payload_lsn(), header.batches)
                 .find_map(Result::err)
                 .map(|fault| fault.to_string()),
-            FrameKind::Keyspace => KeyspaceRecord::decode(payload)
-                .err()
-                .map(|fault| fault.to_string()),
+            FrameKind::Keyspace => match KeyspaceRecord::decode(payload) {
+                Ok(record) => {
+                    let made = match &made {
+                        Some(made) => made,
+                        None => made.insert(catalogue()?),
+                    };
+                    made.learn(record).err().map(|error| error.to_string())
+                }
+                Err(fault) => Some(fault.to_string()),
+            },
             FrameKind::Epoch | FrameKind::Watermark | FrameKind::Protection => None,
         };
         if let Some(fault) = fault {

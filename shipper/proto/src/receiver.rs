@@ -63,6 +63,8 @@ pub struct Receiver {
     notes: Notes,
     /// When an echo was handed out last, or when this process began to follow.
     silent_since: MonoTime,
+    /// When it withdrew, while it is withdrawn.
+    withdrawn_at: Option<MonoTime>,
     told: Option<Told>,
     session: Option<Session>,
     /// A read of an earlier session was not answered yet.
@@ -95,6 +97,7 @@ impl Receiver {
             standing: Standing::Active,
             notes: Notes::new(&facts),
             silent_since: now,
+            withdrawn_at: None,
             told: None,
             session: None,
             stale_read: false,
@@ -151,10 +154,12 @@ impl Receiver {
         self.session.as_ref()?.deadline(&self.config)
     }
 
-    /// How long this node has echoed nothing: what a lease is judged by before a promotion.
+    /// How long this node has echoed nothing: what a promotion is judged by. From the withdrawal on
+    /// it grows no more: a node that was heard until then must not seem silent because its own disk
+    /// was slow.
     #[must_use]
-    pub const fn silence(&self, now: MonoTime) -> Duration {
-        now.since(self.silent_since)
+    pub fn silence(&self, now: MonoTime) -> Duration {
+        self.withdrawn_at.unwrap_or(now).since(self.silent_since)
     }
 
     fn take(&mut self, input: ReceiverInput) -> Result<(), CloseReason> {
@@ -194,6 +199,7 @@ impl Receiver {
             ReceiverInput::Withdraw => {
                 if self.standing == Standing::Active {
                     self.standing = Standing::Withdrawn;
+                    self.withdrawn_at = Some(self.now);
                 }
                 let bye = ByeReason::Withdrawn;
                 return self.end(RefuseReason::Withdrawn, Some(bye), CloseReason::Ended(bye));
@@ -202,6 +208,7 @@ impl Receiver {
                 if self.standing == Standing::Withdrawn {
                     self.standing = Standing::Active;
                     self.silent_since = self.now;
+                    self.withdrawn_at = None;
                 }
             }
             ReceiverInput::Stop => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use outlast_engine::format::{FrameRun, Lsn, Position};
+use outlast_engine::kill_points::{Point, pass};
 use outlast_engine::{LogState, ReplicaPositions, Result, Store};
 use outlast_proto::{
     CloseReason, ConflictKind, Message, MonoTime, PrimaryState, PrimaryView, RunHeader, Sender,
@@ -206,6 +207,7 @@ fn fetch(store: &Store, run: &FrameRun) -> Result<Position> {
     store.begin_following()?;
     store.note_fetched(run.range())?;
     store.append_run(run)?;
+    pass(Point::FetchAppended);
     Ok(store.positions().appended)
 }
 

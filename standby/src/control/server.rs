@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::client::short_path;
 use super::commits::{self, Begun, Watch, Watched};
-use super::outbox::Outbox;
+use super::outbox::{Limits, Outbox};
 use super::protocol::{self, Answer, Ask, Reply, Request, Stage};
 use super::reads::{self, Readers};
 use crate::error::{Error, Result};
@@ -24,6 +24,8 @@ use crate::node::Inner;
 
 /// Answers that wait for one client to take them, before its next request is read.
 const ANSWERS_MAX: usize = 65_536;
+/// Bytes of them, unless one answer is longer: what one client can make this node hold.
+const ANSWER_BYTES_MAX: u32 = 64 << 20;
 /// Commits of one client that are not durable yet, before its next request is read.
 const COMMITS_MAX: usize = 65_536;
 
@@ -136,7 +138,13 @@ fn admit(stream: &UnixStream) -> std::result::Result<(), u32> {
 
 async fn serve(stream: UnixStream, node: Weak<Inner>, watch: Arc<Watch>, readers: Readers) {
     let (reader, writer) = stream.into_split();
-    let outbox = Outbox::open(writer, ANSWERS_MAX);
+    let outbox = Outbox::open(
+        writer,
+        Limits {
+            answers: ANSWERS_MAX,
+            bytes: ANSWER_BYTES_MAX,
+        },
+    );
     let Some(store) = node.upgrade().map(|node| node.store.clone()) else {
         return;
     };

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use outlast_engine::format::{FrameRun, Lsn, Position};
+use outlast_engine::kill_points::{Point, pass};
 use outlast_engine::planted::{Bug, on};
 use outlast_engine::{ErrorKind, LogView, ProtectionMark, Result, Store, TermMark};
 
@@ -84,7 +85,9 @@ impl Round {
     ) -> Result<()> {
         match job {
             Job::Append(run) => {
+                pass(Point::RunReceived);
                 store.append_run(&run)?;
+                pass(Point::RunAppended);
                 self.appended = true;
             }
             Job::Sync => self.sync = true,
@@ -119,6 +122,7 @@ impl Round {
                 tell(Done::Durable(store.positions().appended));
             } else {
                 store.sync()?;
+                pass(Point::RunSynced);
                 tell(Done::Durable(store.positions().durable));
             }
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use outlast_engine::LogState;
 use outlast_engine::clock::{Clock, SystemClock};
 use outlast_engine::format::{EpochReason, EpochRecord};
+use outlast_engine::kill_points::{Point, pass};
 use outlast_engine::{Config, Store};
 use outlast_shipper::drive::boot_time;
 
@@ -38,6 +39,7 @@ impl Inner {
         } = promote(self, options)?;
         let promoted = epoch.is_some();
         if let Some(epoch) = &epoch {
+            pass(Point::PromotionOpened);
             tracing::warn!(term = epoch.term, epoch = %epoch.id, "this node is the primary now");
             *self.follower.lock() = None;
             self.dial.notify_one();
@@ -161,7 +163,10 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     let decision = decide(&facts, options);
     let epoch = match &decision {
         Decision::Promote(_) if !options.dry_run => {
-            Some(store.begin_epoch(EpochReason::Promotion, options.reason.trim())?)
+            pass(Point::PromotionDecided);
+            let epoch = store.begin_epoch(EpochReason::Promotion, options.reason.trim())?;
+            pass(Point::PromotionOpened);
+            Some(epoch)
         }
         _ => None,
     };
@@ -239,6 +244,9 @@ impl Certificate {
         let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?;
         let file = std::fs::File::create(folder.join(name))?;
         std::io::Write::write_all(&mut &file, &text)?;
-        file.sync_all()
+        pass(Point::CertificateWritten);
+        file.sync_all()?;
+        pass(Point::CertificateStored);
+        Ok(())
     }
 }

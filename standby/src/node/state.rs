@@ -65,6 +65,13 @@ impl Inner {
         {
             warnings.push(format!("no session with {}", peer.name));
         }
+        let no_room = self.follower.lock().as_ref().and_then(|it| it.no_room());
+        if let Some(why) = no_room {
+            warnings.push(format!(
+                "the disk is full, so nothing is received ({why}): this node goes on by itself once \
+                 there is space"
+            ));
+        }
         for (task, said) in &*self.panics.lock() {
             warnings.push(format!(
                 "the task `{task}` has panicked, a bug ({said}): start this process again"

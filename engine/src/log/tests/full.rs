@@ -42,6 +42,22 @@ fn a_full_disk_stops_new_commits_and_nothing_else_and_clears_by_itself() {
 }
 
 #[test]
+fn a_full_disk_is_told_of_once_and_once_more_when_it_is_not() {
+    let fs = made();
+    let (log, _) = writing(&fs);
+    put(&log, b"a", &[1; 500]).unwrap();
+    fs.limit(Some(fs.used_bytes()));
+    for n in 0..10 {
+        put(&log, &[n], &[1; 100]).unwrap();
+        log.background_step();
+        assert_eq!(log.lane.troubles(), 1, "after {n} commits");
+    }
+    fs.limit(None);
+    work(&log);
+    assert_eq!(log.lane.troubles(), 2);
+}
+
+#[test]
 fn without_space_in_the_commit_path_the_log_is_poisoned_and_reopening_finds_all() {
     let fs = made();
     let (log, _) = writing(&fs);

@@ -102,6 +102,33 @@ fn crafted(standby: &Store, kind: FrameKind, batches: u32, payload: &[u8]) -> Fr
     FrameRun::check(&chain, frame).unwrap()
 }
 
+fn keyspace(id: u32, name: &str) -> Vec<u8> {
+    let name = name.to_owned();
+    KeyspaceRecord { id, name }.encode()
+}
+
+#[test]
+fn a_keyspace_that_was_received_and_not_applied_is_not_made_twice() {
+    let Pair {
+        primary, standby, ..
+    } = pair();
+    write_some(&primary, 2);
+    ship_all(&primary, &standby);
+    primary.keyspace("rooms").unwrap();
+    let mut cursor = primary.log_cursor(standby.chain().lsn).unwrap();
+    ship(&mut cursor, &standby, 1 << 20).unwrap();
+    let received = standby.positions();
+    assert!(received.visible.lsn < received.appended.lsn);
+    for taken in [keyspace(2, "other"), keyspace(9, "rooms")] {
+        let run = crafted(&standby, FrameKind::Keyspace, 0, &taken);
+        assert_eq!(kind(standby.append_run(&run)), ErrorKind::Incompatible);
+    }
+    let run = crafted(&standby, FrameKind::Keyspace, 0, &keyspace(3, "halls"));
+    let end = standby.append_run(&run).unwrap();
+    standby.sync().unwrap();
+    assert_eq!(standby.apply_to(end).unwrap().lsn, end);
+}
+
 #[test]
 fn frames_that_no_writer_forms_never_reach_its_log() {
     let Pair {
@@ -115,6 +142,10 @@ fn frames_that_no_writer_forms_never_reach_its_log() {
         garbage(FrameKind::Batches, 1, b"no batch at all"),
         garbage(FrameKind::Batches, 2, &[0; 8]),
         garbage(FrameKind::Keyspace, 0, b"\xff\xff"),
+        garbage(FrameKind::Keyspace, 0, &keyspace(0, "zero")),
+        garbage(FrameKind::Keyspace, 0, &keyspace(9, "two words")),
+        garbage(FrameKind::Keyspace, 0, &keyspace(1, "again")),
+        garbage(FrameKind::Keyspace, 0, &keyspace(9, "users")),
     ] {
         assert_eq!(kind(standby.append_run(&run)), ErrorKind::Incompatible);
     }
@@ -132,12 +163,9 @@ fn a_keyspace_made_twice_stops_it_with_an_error_and_not_with_another_state() {
     write_some(&primary, 2);
     ship_all(&primary, &standby);
     let shown = contents(&standby, &standby.snapshot());
-    let record = KeyspaceRecord {
-        id: 1,
-        name: "again".to_owned(),
-    };
-    let run = crafted(&standby, FrameKind::Keyspace, 0, &record.encode());
-    standby.append_run(&run).unwrap();
+    let run = crafted(&standby, FrameKind::Keyspace, 0, &keyspace(1, "again"));
+    // Past the check that keeps it out.
+    standby.log().append_run(&run).unwrap();
     standby.sync().unwrap();
     for _ in 0..2 {
         assert_eq!(kind(standby.apply_to(run.range().end)), ErrorKind::Corrupt);
@@ -211,12 +239,9 @@ fn a_tail_that_cannot_be_applied_may_be_cut() {
     write_some(&primary, 2);
     ship_all(&primary, &standby);
     let end = standby.chain().lsn;
-    let record = KeyspaceRecord {
-        id: 1,
-        name: "again".to_owned(),
-    };
-    let run = crafted(&standby, FrameKind::Keyspace, 0, &record.encode());
-    standby.append_run(&run).unwrap();
+    let run = crafted(&standby, FrameKind::Keyspace, 0, &keyspace(1, "again"));
+    // Past the check that keeps it out.
+    standby.log().append_run(&run).unwrap();
     standby.sync().unwrap();
     assert_eq!(kind(standby.apply_to(run.range().end)), ErrorKind::Corrupt);
     standby.quarantine(end).unwrap();
