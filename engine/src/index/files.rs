@@ -290,7 +290,7 @@ impl Flush {
             return Ok(true);
         };
         let mut push = |keyspace, key: &[u8], version: Version| {
-            if on(Bug::FlushLosesSome) && version.lsn.0 % 64 == 0 {
+            if on(Bug::FlushLosesSome) && version.lsn.0.is_multiple_of(64) {
                 return Ok(());
             }
             writer.push(keyspace, key, version)

@@ -30,6 +30,8 @@ pub(super) struct Memtable {
 }
 
 type Node<'a> = Entry<'a, VersionKey, Tail>;
+/// What takes versions, each with its keyspace and key.
+type Take<'a> = dyn FnMut(u32, &[u8], Version) -> Result<()> + 'a;
 
 /// A place in a memtable, which may grow meanwhile.
 #[derive(Debug)]
@@ -72,7 +74,7 @@ impl Memtable {
         &self,
         resume: &mut Resume,
         limit: usize,
-        take: &mut dyn FnMut(u32, &[u8], Version) -> Result<()>,
+        take: &mut Take<'_>,
     ) -> Result<bool> {
         let mut next = match resume.probe() {
             None => self.versions.front(),

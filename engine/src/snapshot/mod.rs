@@ -76,7 +76,8 @@ impl Snapshot {
     /// Whether `key` has a value here. Looks at the index alone.
     ///
     /// # Errors
-    /// `Corrupt` when the index does not hold, `Io`, `NoKeyspace` when the keyspace is another store's.
+    /// `Corrupt` when the index does not hold, `Io`, `NoKeyspace` when the keyspace is another
+    /// store's.
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         let Shared { state, .. } = &*self.pin.shared;
         state.catalogue.tag().check(keyspace)?;

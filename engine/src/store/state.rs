@@ -240,7 +240,8 @@ impl FrameSink for State {
 
 /// Checks the payloads of frames that came from elsewhere, before they reach this node's log: a
 /// frame's checksum says that it is what its sender formed, not that it was well formed. What would
-/// not be applied is refused. `catalogue` is asked for the keyspaces that the log makes before them.
+/// not be applied is refused. `catalogue` is asked for the keyspaces that the log makes before
+/// them.
 ///
 /// # Errors
 /// `Incompatible`, with the frame's position; those of `catalogue`.

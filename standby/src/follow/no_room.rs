@@ -24,11 +24,12 @@ impl NoRoom {
     }
 
     /// Appends a run by `take`: again and again while the disk has no room for it, which is met
-    /// before anything is written. What needs no room is done meanwhile; the rest goes to `waiting`.
+    /// before anything is written. What needs no room is done meanwhile; the rest goes to
+    /// `waiting`.
     ///
     /// # Errors
-    /// Those of `take`: `DiskFull` when the node is to be promoted, or closes, before there is room.
-    /// What was not appended is then given up: it was never reported.
+    /// Those of `take`: `DiskFull` when the node is to be promoted, or closes, before there is
+    /// room. What was not appended is then given up: it was never reported.
     pub(super) fn append(
         &self,
         store: &Store,
@@ -73,7 +74,8 @@ fn is_room_short(error: &Error, store: &Store) -> bool {
     error.kind() == ErrorKind::DiskFull && store.state() == LogState::Following
 }
 
-/// Lets some time pass, and does what needs no room or is given some of the reserve. `false` when the wait is over for good.
+/// Lets some time pass, and does what needs no room or is given some of the reserve. `false` when
+/// the wait is over for good.
 fn wait(
     store: &Store,
     jobs: &mpsc::Receiver<Job>,

@@ -171,8 +171,8 @@ mod tests {
         (primary, fs, standby)
     }
 
-    /// Waits until the writer says that the disk is full. It was given all of the primary's log, most
-    /// of it in one run.
+    /// Waits until the writer says that the disk is full. It was given all of the primary's log,
+    /// most of it in one run.
     fn fill(primary: &Store, fs: &MemFs, standby: &Store, writer: &LogWriter) -> Lsn {
         let mut cursor = primary.log_cursor(Lsn::ZERO).unwrap();
         let first = cursor.next_up_to(Lsn(u64::MAX), 1).unwrap().unwrap();

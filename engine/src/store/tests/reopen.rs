@@ -54,7 +54,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Cuts the manifest of the index, or takes a run away.
 fn damage_index(fs: &MemFs, seed: u64) {
     let Ok(names) = fs.list("index") else { return };
-    let Some(name) = names.get(seed as usize % names.len().max(1)) else {
+    let Some(name) = names.get(usize::try_from(seed % names.len().max(1) as u64).unwrap()) else {
         return;
     };
     let name = format!("index/{name}");
