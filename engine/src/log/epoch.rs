@@ -72,6 +72,7 @@ impl Log {
             )
         };
         let (header, frame) = self.append_own(&mut writer, form, len)?;
+        writer.recent.begin(header.end());
         *self.history.write() = history;
         *self.state.write() = LogState::Writing;
         let sink = self.sink.lock();

@@ -10,6 +10,7 @@
 
 mod blocks;
 mod check;
+mod checked;
 mod commit;
 mod cursor;
 mod epoch;
@@ -60,6 +61,7 @@ use crate::format::{
 use crate::fs::Fs;
 
 pub use check::{CheckReport, check, check_on};
+pub(crate) use checked::{Check, Draft};
 pub use cursor::LogCursor;
 pub use fault::{Fault, FaultKind, Remedy};
 pub use group::Group;
