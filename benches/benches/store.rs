@@ -21,6 +21,77 @@ fn commit(criterion: &mut Criterion) {
     });
 }
 
+/// The same two records with and without two reads that must still hold.
+fn transaction(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir_in(".").expect("a directory");
+    let (store, keyspace) = filled(&dir);
+    let mut number = 0;
+    let mut next = || {
+        number = (number + 7919) % KEYS;
+        [key(number), key((number + 1) % KEYS)]
+    };
+    let mut group = criterion.benchmark_group("commit");
+    group.bench_function("batch of 2, read before", |bencher| {
+        bencher.iter(|| {
+            let mut batch = Batch::new();
+            for key in next() {
+                black_box(store.get(&keyspace, key).expect("readable"));
+                batch.put(&keyspace, key, VALUE).expect("it fits");
+            }
+            store.commit(batch, CommitOptions::default())
+        });
+    });
+    group.bench_function("transaction of 2 reads and 2 writes", |bencher| {
+        bencher.iter(|| {
+            let mut transaction = store.transaction();
+            for key in next() {
+                black_box(transaction.get(&keyspace, key).expect("readable"));
+                transaction.put(&keyspace, key, VALUE).expect("it fits");
+            }
+            transaction.commit(CommitOptions::default()).expect("alone")
+        });
+    });
+    group.finish();
+}
+
+/// A thousand commits at once in memory: what the writer pays for each, without a disk.
+fn many(criterion: &mut Criterion) {
+    const COMMITS: u64 = 1_000;
+    let store = Store::open_in_memory().expect("made");
+    let keyspace = store.keyspace("default").expect("a keyspace");
+    let mut group = criterion.benchmark_group("commit in memory");
+    group.throughput(Throughput::Elements(COMMITS));
+    for checked in [false, true] {
+        let name = if checked {
+            "1,000 transactions of 2 reads and 2 writes"
+        } else {
+            "1,000 batches of 2"
+        };
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let begin = |number: u64| {
+                    let mut transaction = store.transaction();
+                    for key in [key(2 * number), key(2 * number + 1)] {
+                        if checked {
+                            black_box(transaction.get(&keyspace, key).expect("readable"));
+                        }
+                        transaction.put(&keyspace, key, VALUE).expect("it fits");
+                    }
+                    transaction.commit_queued(CommitOptions::default())
+                };
+                let futures: Vec<_> = (0..COMMITS).map(begin).collect();
+                while let Some(mut led) = store.lead() {
+                    led.write();
+                    led.sync();
+                    led.finish();
+                }
+                futures
+            });
+        });
+    }
+    group.finish();
+}
+
 fn read(criterion: &mut Criterion) {
     let dir = tempfile::tempdir_in(".").expect("a directory");
     let (store, keyspace) = filled(&dir);
@@ -93,5 +164,9 @@ fn short() -> Criterion {
         .measurement_time(Duration::from_secs(1))
 }
 
-criterion_group! { name = benches; config = short(); targets = commit, read, replay }
+criterion_group! {
+    name = benches;
+    config = short();
+    targets = commit, transaction, many, read, replay
+}
 criterion_main!(benches);

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::conflict::LostTo;
 use crate::receipt::Receipt;
 
 /// What a caller can do about an [`Error`].
@@ -45,6 +46,9 @@ pub enum ErrorKind {
     Closed,
     /// A commit before it in its pipeline failed, so it was not tried.
     Skipped,
+    /// A transaction read what another has changed before it could be committed. Run it again;
+    /// [`Error::lost_to`] names the entry.
+    TransactionConflict,
 }
 
 /// An error of the engine: what happened, of which kind, and from what it came.
@@ -97,10 +101,20 @@ impl Error {
         self.kind
     }
 
+    /// What the transaction lost to, in an error of kind
+    /// [`TransactionConflict`](ErrorKind::TransactionConflict).
+    #[must_use]
+    pub fn lost_to(&self) -> Option<&LostTo> {
+        self.source.as_ref()?.downcast_ref()
+    }
+
     /// The same error again, for each of several waiting callers.
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        let source = self.source.as_ref().map(|source| source.to_string().into());
+        let source = self.source.as_ref().map(|source| match self.lost_to() {
+            Some(lost) => lost.clone().into(),
+            None => source.to_string().into(),
+        });
         Self {
             kind: self.kind,
             what: self.what.clone(),
@@ -138,4 +152,21 @@ pub enum CommitError {
         #[source]
         error: Error,
     },
+}
+
+impl CommitError {
+    /// Why it did not end well.
+    #[must_use]
+    pub const fn error(&self) -> &Error {
+        match self {
+            Self::Failed(error) | Self::Unknown { error, .. } => error,
+        }
+    }
+}
+
+/// What failed before the commit was begun: nothing was written.
+impl From<Error> for CommitError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
 }

@@ -45,6 +45,8 @@
 //!   ([`begin_following`](Store::begin_following)).
 //! - Writing: [`Keyspace`], [`Batch`], [`CommitOptions`] with its [`Level`]; each commit ends as a
 //!   [`Receipt`] or a [`CommitError`].
+//! - Reading, then writing by it: [`Store::transaction`], [`Store::transact`] and
+//!   [`Store::compare_and_set`].
 //! - Reading: [`Store::get`], [`Snapshot`] with [`Range`] and [`Keys`], the change feed [`Tail`],
 //!   [`Store::receipt_status`] and [`Store::wait_applied`].
 //! - Shipping: [`LogCursor`], [`Store::append_run`], [`Store::sync`], [`Store::apply_to`].
@@ -59,6 +61,7 @@ struct Readme;
 mod batch;
 pub mod clock;
 mod config;
+mod conflict;
 pub mod entropy;
 mod error;
 pub mod format;
@@ -73,9 +76,11 @@ mod record;
 mod snapshot;
 mod store;
 mod tail;
+mod transaction;
 
 pub use batch::Batch;
 pub use config::{Config, InitOptions, WriteMode};
+pub use conflict::LostTo;
 pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
@@ -87,6 +92,9 @@ pub use log::{
     restore_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
-pub use snapshot::{Keys, OpenSnapshots, Range, Snapshot};
+pub use snapshot::{Entry, Keys, OpenSnapshots, Range, Snapshot};
 pub use store::{IndexSize, Store, rebuild_index, restore};
 pub use tail::{Change, Committed, Tail};
+pub use transaction::{
+    Compared, Expected, TransactOptions, Transaction, TransactionKeys, TransactionRange,
+};

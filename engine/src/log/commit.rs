@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::checked::{Check, Draft, Judged, judge};
 use super::lane::Reserve;
 use super::levels::{CommitOptions, Finished, Level};
 use super::pipeline::{Pipeline, Place};
@@ -17,7 +18,7 @@ use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
 use super::writer::Writer;
 use super::{FrameSink, Log, LogState};
 use crate::error::{CommitError, Error, ErrorKind, Result};
-use crate::format::{FrameHeader, FrameKind, Lsn, encoded_frame_len};
+use crate::format::{FRAME_HEADER_LEN, FrameHeader, FrameKind, Lsn, encoded_frame_len};
 use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 use crate::receipt::Receipt;
@@ -46,7 +47,9 @@ impl Queue {
 pub(super) struct Pending {
     kind: FrameKind,
     /// The encoded batch, or the payload of the control record.
-    bytes: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
+    /// What must hold for it to get into a frame.
+    pub(super) check: Option<Box<Check>>,
     level: Level,
     waiter: Option<Arc<Waiter>>,
     /// Its place in the pipeline that it belongs to, if any.
@@ -54,10 +57,21 @@ pub(super) struct Pending {
 }
 
 impl Pending {
-    pub(super) fn fail(self, error: &Error, finished: &mut Finished) {
+    /// # Errors
+    /// `Skipped` when a commit before it in its pipeline has failed.
+    pub(super) fn in_place(&self) -> Result<()> {
+        self.place.as_ref().map_or(Ok(()), Place::check)
+    }
+
+    /// Counts it as failed for those behind it in its pipeline.
+    pub(super) fn end_pipeline(&self) {
         if let Some(place) = &self.place {
             place.fail();
         }
+    }
+
+    pub(super) fn fail(self, error: &Error, finished: &mut Finished) {
+        self.end_pipeline();
         if let Some(waiter) = self.waiter {
             finished.push(waiter, Err(CommitError::Failed(error.duplicate())));
         }
@@ -77,15 +91,15 @@ impl Log {
     /// # Errors
     /// [`CommitError::Failed`] when nothing was written, [`CommitError::Unknown`] when the batch is
     /// in a frame and its end is not known.
-    pub(crate) fn commit(&self, batch: Vec<u8>, options: CommitOptions) -> Outcome {
+    pub(crate) fn commit(&self, draft: impl Into<Draft>, options: CommitOptions) -> Outcome {
         let kind = FrameKind::Batches;
-        self.commit_blocking(kind, batch, options)
+        self.commit_blocking(kind, draft.into(), options)
     }
 
     /// Appends a control record; durable, applied and visible on return. Answers with its end.
     pub(crate) fn append_control(&self, kind: FrameKind, payload: Vec<u8>) -> Result<Lsn> {
         assert!(!matches!(kind, FrameKind::Batches | FrameKind::Epoch));
-        match self.commit_blocking(kind, payload, CommitOptions::default()) {
+        match self.commit_blocking(kind, payload.into(), CommitOptions::default()) {
             Ok(receipt) => Ok(receipt.lsn),
             Err(CommitError::Failed(error) | CommitError::Unknown { error, .. }) => Err(error),
         }
@@ -94,32 +108,33 @@ impl Log {
     /// Commits an encoded batch without blocking. It is on its way when this returns.
     pub(crate) fn commit_async(
         self: &Arc<Self>,
-        batch: Vec<u8>,
+        draft: impl Into<Draft>,
         options: CommitOptions,
     ) -> CommitFuture {
-        self.begin(batch, options, None)
+        self.begin(draft.into(), options, None)
     }
 
     /// The same, unless a commit before it in its pipeline has failed.
     pub(crate) fn commit_behind(
         self: &Arc<Self>,
         pipeline: &mut Pipeline,
-        batch: Vec<u8>,
+        draft: impl Into<Draft>,
         options: CommitOptions,
     ) -> CommitFuture {
-        self.begin(batch, options, Some(pipeline.take_place()))
+        self.begin(draft.into(), options, Some(pipeline.take_place()))
     }
 
     fn begin(
         self: &Arc<Self>,
-        batch: Vec<u8>,
+        draft: Draft,
         options: CommitOptions,
         place: Option<Place>,
     ) -> CommitFuture {
         let waiter = Waiter::new(false);
         let pending = Pending {
             kind: FrameKind::Batches,
-            bytes: batch,
+            bytes: draft.batch,
+            check: draft.check,
             level: options.level,
             waiter: Some(waiter.clone()),
             place: place.clone(),
@@ -140,13 +155,15 @@ impl Log {
     /// Queues an encoded batch for whoever calls [`Log::lead`].
     pub(crate) fn commit_queued(
         self: &Arc<Self>,
-        batch: Vec<u8>,
+        draft: impl Into<Draft>,
         options: CommitOptions,
     ) -> CommitFuture {
+        let draft = draft.into();
         let waiter = Waiter::new(false);
         let pending = Pending {
             kind: FrameKind::Batches,
-            bytes: batch,
+            bytes: draft.batch,
+            check: draft.check,
             level: options.level,
             waiter: Some(waiter.clone()),
             place: None,
@@ -172,6 +189,7 @@ impl Log {
         let pending = Pending {
             kind: FrameKind::Watermark,
             bytes: Vec::new(),
+            check: None,
             level: Level::Local,
             waiter: None,
             place: None,
@@ -188,12 +206,13 @@ impl Log {
             .map(|_| ())
     }
 
-    fn commit_blocking(&self, kind: FrameKind, bytes: Vec<u8>, options: CommitOptions) -> Outcome {
+    fn commit_blocking(&self, kind: FrameKind, draft: Draft, options: CommitOptions) -> Outcome {
         let mut deadline = options.deadline.map(|after| Instant::now() + after);
         let waiter = Waiter::new(true);
         let pending = Pending {
             kind,
-            bytes,
+            bytes: draft.batch,
+            check: draft.check,
             level: options.level,
             waiter: Some(waiter.clone()),
             place: None,
@@ -351,7 +370,7 @@ impl Log {
     }
 
     /// Forms the group's frame and shows it to readers of the tail. `None` when there is none to
-    /// write: the group is empty, or could not be formed and was told so.
+    /// write: the group is empty, or could not be formed, or lost to others, and was told so.
     fn form(
         &self,
         writer: &mut Writer,
@@ -360,15 +379,34 @@ impl Log {
     ) -> Option<Formed> {
         let group = in_place(group, finished);
         let kind = group.first()?.kind;
+        let first_batch = writer.chain.lsn.advance(FRAME_HEADER_LEN as u64);
+        let Judged {
+            kept: group,
+            lost,
+            writes,
+        } = judge(group, &mut writer.recent, first_batch);
         let payload_len: usize = group.iter().map(|pending| pending.bytes.len()).sum();
-        let ready = self
-            .require(&LogState::Writing)
-            .and_then(|()| self.make_room(writer, encoded_frame_len(payload_len), Reserve::Kept));
+        let ready = if group.is_empty() {
+            Ok(None)
+        } else {
+            self.require(&LogState::Writing)
+                .and_then(|()| {
+                    self.make_room(writer, encoded_frame_len(payload_len), Reserve::Kept)
+                })
+                .map(Some)
+        };
         let first_in_segment = match ready {
-            Ok(first) => first,
+            Ok(first) => {
+                // Who lost to another of the group lost to what gets into the log.
+                lost.into_iter()
+                    .for_each(|(pending, error)| pending.fail(&error, finished));
+                first?
+            }
             Err(error) => {
+                let lost = lost.into_iter().map(|(pending, _)| pending);
                 group
                     .into_iter()
+                    .chain(lost)
                     .for_each(|pending| pending.fail(&error, finished));
                 return None;
             }
@@ -413,6 +451,9 @@ impl Log {
             receipts.push((receipt, pending.level, pending.waiter));
         }
         self.push(writer, before.lsn, frame.clone(), 1);
+        if kind == FrameKind::Batches {
+            writer.recent.push(header, frame.clone(), writes);
+        }
         Some(Formed {
             header,
             frame,
@@ -459,13 +500,12 @@ impl Log {
 /// Those of a group behind which no commit of their pipeline has failed. Groups are formed one at a
 /// time and in the order of the queue, so what came before has its fate by now.
 fn in_place(group: Vec<Pending>, finished: &mut Finished) -> Vec<Pending> {
-    let check = |pending: &Pending| pending.place.as_ref().map_or(Ok(()), Place::check);
-    if group.iter().all(|pending| check(pending).is_ok()) {
+    if group.iter().all(|pending| pending.in_place().is_ok()) {
         return group;
     }
     let mut kept = Vec::with_capacity(group.len());
     for pending in group {
-        match check(&pending) {
+        match pending.in_place() {
             Ok(()) => kept.push(pending),
             Err(error) => pending.fail(&error, finished),
         }

@@ -74,6 +74,7 @@ impl Log {
             )
         };
         let (header, frame) = self.append_own(&mut writer, form, len)?;
+        writer.recent.begin(header.end());
         pass(Point::EpochFramed);
         *self.history.write() = history;
         *self.state.write() = LogState::Writing;

@@ -10,6 +10,7 @@
 
 mod blocks;
 mod check;
+mod checked;
 mod checkpoint;
 mod commit;
 mod cursor;
@@ -63,6 +64,7 @@ use crate::fs::Fs;
 use crate::kill_points::{Point, pass};
 
 pub use check::{CheckReport, check, check_on};
+pub(crate) use checked::{Check, Draft};
 pub use checkpoint::{Checkpoint, RestoreOptions, restore_on};
 pub use cursor::LogCursor;
 pub use fault::{Fault, FaultKind, Remedy};

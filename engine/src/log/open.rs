@@ -25,6 +25,7 @@ use super::writer::Writer;
 use super::{Log, LogState};
 use crate::clock::Clock;
 use crate::config::{Config, InitOptions};
+use crate::conflict::Recent;
 use crate::entropy::SystemEntropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, ChainRecord, ClusterId, History, Lsn, LsnRange, NodeId};
@@ -167,6 +168,7 @@ impl Log {
             writer: Arc::new(Mutex::new(Writer {
                 chain,
                 active: None,
+                recent: Recent::default(),
                 log_base: (0, 0),
                 unsettled,
             })),

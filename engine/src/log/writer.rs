@@ -10,6 +10,7 @@ use super::lane::Reserve;
 use super::segment::{Segment, file_name};
 use super::{Log, LogState};
 use crate::config::WriteMode;
+use crate::conflict::Recent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     Chain, ChainRecord, FrameFields, FrameHeader, FrameKind, Lsn, SEGMENT_FOOTER_LEN,
@@ -27,6 +28,8 @@ pub(super) struct Writer {
     pub(super) chain: Chain,
     /// The active segment; none before the first frame.
     pub(super) active: Option<Active>,
+    /// What transactions are checked against.
+    pub(super) recent: Recent,
     /// Log time counts from here: the wall clock at the start of the epoch, and the monotonic one.
     pub(super) log_base: (u64, u64),
     /// What recovery still has to do before anything is written.

@@ -1,5 +1,6 @@
 //! Snapshots: the state at one position of the log, for as long as somebody looks at it.
 
+mod entry;
 mod open;
 mod scan;
 
@@ -18,6 +19,7 @@ use crate::keyspace::Keyspace;
 use crate::record;
 use crate::store::Shared;
 
+pub use self::entry::Entry;
 pub use self::open::OpenSnapshots;
 pub use self::scan::{Keys, Range};
 
@@ -122,7 +124,12 @@ impl Snapshot {
         self.scan(keyspace, lower, behind_prefix(prefix))
     }
 
-    fn scan(&self, keyspace: &Keyspace, lower: Bound<Bytes>, upper: Bound<Bytes>) -> Range {
+    pub(crate) fn scan(
+        &self,
+        keyspace: &Keyspace,
+        lower: Bound<Bytes>,
+        upper: Bound<Bytes>,
+    ) -> Range {
         let index = self.pin.shared.state.index();
         let range = KeyRange {
             keyspace: keyspace.id(),
@@ -177,7 +184,7 @@ impl Shared {
 }
 
 /// The first key behind all keys that begin with `prefix`: its last byte that can be raised is.
-fn behind_prefix(prefix: &[u8]) -> Bound<Bytes> {
+pub(crate) fn behind_prefix(prefix: &[u8]) -> Bound<Bytes> {
     let mut behind = prefix.to_vec();
     while let Some(last) = behind.pop() {
         if let Some(raised) = last.checked_add(1) {

@@ -11,7 +11,7 @@ use crate::format::{History, Lsn};
 use crate::keyspace::Keyspace;
 use crate::log::{LogState, Positions};
 use crate::receipt::{Receipt, ReceiptStatus};
-use crate::snapshot::{OpenSnapshots, Snapshot};
+use crate::snapshot::{Entry, OpenSnapshots, Snapshot};
 use crate::tail::{Tail, boundary_at};
 
 impl Store {
@@ -25,6 +25,15 @@ impl Store {
         let index = self.shared.state.index();
         let visible = self.log().visible();
         self.shared.get_in(&index, keyspace, key.as_ref(), visible)
+    }
+
+    /// The newest visible value of `key` with its position, for a
+    /// [`Store::compare_and_set`] by that.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        self.snapshot().get_entry(keyspace, key)
     }
 
     /// The state as it is visible now.
@@ -122,6 +131,11 @@ impl Store {
 }
 
 impl Shared {
+    /// Up to where the index is complete: on a writer ahead of what is visible, if anything.
+    pub(crate) fn applied_end(&self) -> Lsn {
+        self.state.end()
+    }
+
     fn receipt_status(&self, receipt: &Receipt) -> ReceiptStatus {
         // Positions first: a later history only says more about bytes that were counted already.
         let positions = self.log.positions();

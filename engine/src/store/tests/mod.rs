@@ -2,9 +2,12 @@
 
 mod checkpoint;
 mod follow;
+mod racing;
 mod read;
 mod reopen;
+mod serial;
 mod tail;
+mod transact;
 mod write;
 
 use std::collections::BTreeMap;
@@ -151,6 +154,11 @@ fn everything_may_cross_threads() {
     fn sent<T: Send>(_: &T) {}
     shared::<(Store, Keyspace, Batch, Snapshot)>();
     shared::<(crate::Range, crate::Keys, crate::Tail)>();
+    shared::<(
+        crate::Transaction,
+        crate::TransactionRange,
+        crate::TransactionKeys,
+    )>();
     let (_fs, store) = writer();
     let future = store.commit_async(Batch::new(), CommitOptions::default());
     sent(&future);
