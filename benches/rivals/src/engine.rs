@@ -141,7 +141,10 @@ impl Kind {
         let versions = self.packages().iter().map(|name| locked(name));
         let mut versions: Vec<_> = versions.collect();
         match self {
-            Self::Lmdb => versions.push(heed::lmdb_version().string.to_owned()),
+            Self::Lmdb => {
+                let lmdb = heed::lmdb_version();
+                versions.push(format!("LMDB {}.{}.{}", lmdb.major, lmdb.minor, lmdb.patch));
+            }
             Self::Sqlite => versions.push(format!("SQLite {}", rusqlite::version())),
             _ => {}
         }

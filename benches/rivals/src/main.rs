@@ -33,7 +33,7 @@ enum Command {
     Run(run::Arguments),
     /// Writes tables and bar charts from the JSON lines of a run.
     Report(report::Arguments),
-    /// Counts by strace how often each engine syncs for a commit.
+    /// Shows by strace that each engine syncs what it commits before it says so.
     Syncs {
         /// The engines to look at; all by default.
         #[arg(long, value_enum, value_delimiter = ',')]

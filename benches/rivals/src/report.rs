@@ -223,20 +223,36 @@ impl Results {
         )
     }
 
-    /// Which workloads of which engine have something to say, by what they say.
-    fn remarks(&self, of: impl Fn(&Row) -> Option<&String>) -> BTreeMap<(&str, &str), Vec<&str>> {
-        let mut remarks: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    /// What rows have to say, each with the engines and the workloads that it is said of.
+    fn remarks(&self, of: impl Fn(&Row) -> Option<&String>) -> Vec<Remark<'_>> {
+        let mut workloads: BTreeMap<_, Vec<&str>> = BTreeMap::new();
         for row in &self.rows {
-            let Some(remark) = of(row) else { continue };
-            let workloads = remarks
-                .entry((row.engine.as_str(), remark.as_str()))
-                .or_default();
-            if !workloads.contains(&row.workload.as_str()) {
-                workloads.push(&row.workload);
+            let Some(remark) = of(row).map(String::as_str) else {
+                continue;
+            };
+            let said = workloads.entry((&row.engine, remark)).or_default();
+            if !said.contains(&row.workload.as_str()) {
+                said.push(&row.workload);
             }
         }
-        remarks
+        let mut engines: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+        for ((engine, remark), workloads) in workloads {
+            engines.entry((remark, workloads)).or_default().push(engine);
+        }
+        let remark = |((remark, workloads), engines)| Remark {
+            remark,
+            engines,
+            workloads,
+        };
+        engines.into_iter().map(remark).collect()
     }
+}
+
+/// A way, or why there is none.
+struct Remark<'a> {
+    remark: &'a str,
+    engines: Vec<&'a str>,
+    workloads: Vec<&'a str>,
 }
 
 impl Cell {

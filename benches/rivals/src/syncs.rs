@@ -1,4 +1,4 @@
-//! How often each engine syncs for one commit, as the kernel sees it.
+//! That every commit is synced before it returns, as the kernel sees it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -11,45 +11,41 @@ use crate::engine::Kind;
 use crate::job::{Job, Stage};
 use crate::settings::Settings;
 
-const FEW: u64 = 100;
-const MANY: u64 = 600;
+const PUTS: u64 = 300;
+/// What a job writes to its output whenever a put has returned.
+pub(crate) const RETURNED: &str = "returned";
 
-/// Counts the calls of `FEW` and of `MANY` lone puts; the difference is what commits alone cost.
+/// Follows lone puts of each engine, and fails if one returned before a file that was written for
+/// it was synced.
 pub(crate) fn count(engines: &[Kind], dir: &Path) -> Result<()> {
-    println!(
-        "{:<10} {:>10} {:>10} {:>14}",
-        "a put:", "fdatasync", "fsync", "O_DSYNC write"
-    );
+    println!("{PUTS} puts   synced    fdatasync/put  fsync/put  O_DSYNC writes/put");
     for &kind in engines {
-        let few = calls_of(kind, dir, FEW)?;
-        let many = calls_of(kind, dir, MANY)?;
-        let per_put = |call: Call| {
-            let count = |calls: &BTreeMap<_, u64>| calls.get(&call).copied().unwrap_or_default();
-            count(&many).saturating_sub(count(&few)) as f64 / (MANY - FEW) as f64
-        };
-        let [data, all, write] = [Call::Fdatasync, Call::Fsync, Call::SyncedWrite].map(per_put);
-        println!("{:<10} {data:>10.2} {all:>10.2} {write:>14.2}", kind.name());
-        // A file may end and be synced in between, so it is not less, and may be a little more.
-        ensure!(data + all >= 1.0, "{} does not sync every put", kind.name());
+        let trace = Trace::read(&trace_of(kind, dir)?);
+        let per_put = |count: u64| count as f64 / trace.puts.saturating_sub(1).max(1) as f64;
+        println!(
+            "{:<10} {:>7} {:>16.2} {:>10.2} {:>19.2}",
+            kind.name(),
+            trace.synced_puts,
+            per_put(trace.fdatasyncs),
+            per_put(trace.fsyncs),
+            per_put(trace.synced_writes),
+        );
+        let (puts, name) = (trace.puts, kind.name());
+        ensure!(puts == PUTS, "{name} was seen to put {puts} times");
+        let early = puts - trace.synced_puts;
+        ensure!(early == 0, "{name} returned from {early} puts too early");
     }
     Ok(())
 }
 
-/// What makes something durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Call {
-    Fdatasync,
-    Fsync,
-    /// Into a file that was opened with `O_DSYNC` or `O_SYNC`.
-    SyncedWrite,
-}
+const TRACED: &str = "trace=openat,close,fsync,fdatasync,write,writev,pwrite64,pwritev,pwritev2";
 
-fn calls_of(kind: Kind, dir: &Path, puts: u64) -> Result<BTreeMap<Call, u64>> {
+fn trace_of(kind: Kind, dir: &Path) -> Result<String> {
     let files = tempfile::tempdir_in(dir)?;
     let trace = tempfile::NamedTempFile::new()?;
     let job = Job {
         engine: Some(kind),
-        stage: Stage::Puts(puts),
+        stage: Stage::Puts(PUTS),
         dir: files.path().to_owned(),
         settings: Settings {
             keys: 0,
@@ -60,78 +56,138 @@ fn calls_of(kind: Kind, dir: &Path, puts: u64) -> Result<BTreeMap<Call, u64>> {
         },
         memory_group: None,
     };
-    let mut command = Command::new("strace");
-    command
+    let status = Command::new("strace")
         .args(["-f", "-o"])
         .arg(trace.path())
-        .args([
-            "-e",
-            "trace=openat,close,fsync,fdatasync,write,pwrite64,writev,pwritev",
-        ])
+        .args(["-e", TRACED])
         .arg(std::env::current_exe()?)
         .arg("job")
         .arg(serde_json::to_string(&job)?)
-        .stdout(Stdio::null());
-    let status = command.status().context("cannot start strace")?;
-    ensure!(
-        status.success(),
-        "{} under strace ended with {status}",
-        kind.name()
-    );
-    Ok(calls_in(&fs::read_to_string(trace.path())?))
+        .stdout(Stdio::null())
+        .status()
+        .context("cannot start strace")?;
+    ensure!(status.success(), "{} ended with {status}", kind.name());
+    Ok(fs::read_to_string(trace.path())?)
 }
 
-/// Reads lines like `123 openat(AT_FDCWD, "x", O_RDWR|O_DSYNC) = 7` and `123 fdatasync(7) = 0`.
-fn calls_in(trace: &str) -> BTreeMap<Call, u64> {
-    let mut calls = BTreeMap::new();
-    let mut synced = BTreeSet::new();
-    for line in trace.lines() {
-        let line = line
-            .split_once(' ')
-            .map_or(line, |(_, call)| call.trim_start());
-        let Some((name, rest)) = line.split_once('(') else {
-            continue;
-        };
-        let file = rest.split([',', ')', ' ']).next().unwrap_or_default();
-        let call = match name {
-            "fdatasync" => Call::Fdatasync,
-            "fsync" => Call::Fsync,
-            "write" | "pwrite64" | "writev" | "pwritev" if synced.contains(file) => {
-                Call::SyncedWrite
+/// What puts did. Calls are counted from the first return to the last: before it, the engine opened.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Trace {
+    puts: u64,
+    /// Those during which a file was written and then synced to the end.
+    synced_puts: u64,
+    fdatasyncs: u64,
+    fsyncs: u64,
+    /// Into a file that was opened with `O_DSYNC` or `O_SYNC`.
+    synced_writes: u64,
+}
+
+impl Trace {
+    /// Reads lines like `12 pwrite64(7, "x"..., 8, 0) = 8`, of which one may be in two parts:
+    /// `12 fdatasync(7 <unfinished ...>` and later `12 <... fdatasync resumed>) = 0`.
+    fn read(text: &str) -> Self {
+        let mut own = Self::default();
+        let mut always_synced = BTreeSet::new();
+        let mut unfinished = BTreeMap::new();
+        let mut written = BTreeSet::new();
+        let mut is_synced = false;
+        for line in text.lines() {
+            let (process, call) = line.split_once(' ').unwrap_or_default();
+            let call = call.trim_start();
+            let (name, arguments) = match call.strip_prefix("<... ") {
+                Some(rest) => (rest.split(' ').next().unwrap_or_default(), ""),
+                None => call.split_once('(').unwrap_or_default(),
+            };
+            let file = match arguments.split([',', ')', ' ']).next() {
+                None | Some("") => unfinished.remove(process).unwrap_or_default(),
+                Some(file) => file,
+            };
+            let ended = !call.ends_with("<unfinished ...>");
+            if !ended {
+                unfinished.insert(process, file);
             }
-            "openat" if rest.contains("O_DSYNC") || rest.contains("O_SYNC") => {
-                let opened = rest.rsplit_once("= ").map_or("", |(_, file)| file);
-                synced.insert(opened.to_owned());
-                continue;
+            match name {
+                "openat" if call.contains("O_DSYNC") || call.contains("O_SYNC") => {
+                    always_synced.extend(call.rsplit_once("= ").map(|(_, file)| file));
+                }
+                "close" => {
+                    always_synced.remove(file);
+                }
+                "fsync" | "fdatasync" if ended => {
+                    let count = match name {
+                        "fsync" => &mut own.fsyncs,
+                        _ => &mut own.fdatasyncs,
+                    };
+                    *count += 1;
+                    is_synced |= call.ends_with("= 0") && written.contains(file);
+                }
+                "write" if arguments.contains(RETURNED) => {
+                    if own.puts == 0 {
+                        (own.fdatasyncs, own.fsyncs, own.synced_writes) = (0, 0, 0);
+                    }
+                    own.puts += 1;
+                    own.synced_puts += u64::from(is_synced);
+                    is_synced = false;
+                    written.clear();
+                }
+                "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" => {
+                    if ended && always_synced.contains(file) {
+                        own.synced_writes += 1;
+                        is_synced = true;
+                    }
+                    if !arguments.is_empty() {
+                        written.insert(file);
+                    }
+                }
+                _ => {}
             }
-            "close" => {
-                synced.remove(file);
-                continue;
-            }
-            _ => continue,
-        };
-        *calls.entry(call).or_default() += 1;
+        }
+        own
     }
-    calls
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn puts(calls: &str) -> Trace {
+        let returned = format!("7 write(1, \"{RETURNED}\\n\", 9) = 9\n");
+        Trace::read(&format!("{calls}{returned}"))
+    }
+
     #[test]
-    fn calls_are_told_apart() {
-        let trace = "\
-7 openat(AT_FDCWD, \"a\", O_RDWR|O_DSYNC) = 5
-7 pwrite64(5, \"x\"..., 8, 0) = 8
-8 fdatasync(4 <unfinished ...>
-7 pwrite64(4, \"x\"..., 8, 0) = 8
-8 <... fdatasync resumed>) = 0
-7 close(5) = 0
-7 write(5, \"x\", 1) = 1
-7 fsync(4) = 0";
-        let calls = calls_in(trace);
-        let expected = [Call::Fdatasync, Call::Fsync, Call::SyncedWrite].map(|call| (call, 1));
-        assert_eq!(calls, BTreeMap::from(expected));
+    fn a_put_is_synced_when_its_file_is() {
+        let synced = |calls| puts(calls).synced_puts == 1;
+        assert!(synced(
+            "7 pwrite64(4, \"x\"..., 8, 0) = 8\n7 fdatasync(4) = 0\n"
+        ));
+        assert!(!synced(
+            "7 pwrite64(4, \"x\"..., 8, 0) = 8\n7 fdatasync(5) = 0\n"
+        ));
+        assert!(!synced(
+            "7 fdatasync(4) = 0\n7 pwrite64(4, \"x\"..., 8, 0) = 8\n"
+        ));
+        assert!(!synced(
+            "7 write(4, \"x\", 1) = 1\n7 fsync(4) = -1 EIO (Input/output error)\n"
+        ));
+        assert!(synced(
+            "7 openat(AT_FDCWD, \"a\", O_RDWR|O_DSYNC) = 5\n7 write(5, \"x\", 1) = 1\n"
+        ));
+    }
+
+    #[test]
+    fn a_call_in_two_parts_counts_when_it_ends() {
+        let begun = "7 write(4, \"x\", 1) = 1\n8 fdatasync(4 <unfinished ...>\n";
+        assert_eq!(puts(begun).synced_puts, 0);
+        let ended = format!("{begun}8 <... fdatasync resumed>) = 0\n");
+        assert_eq!(puts(&ended).synced_puts, 1);
+    }
+
+    #[test]
+    fn what_was_before_the_first_return_is_not_counted() {
+        let text = "7 fsync(4) = 0\n7 write(1, \"returned\\n\", 9) = 9\n7 fsync(4) = 0\n\
+                    7 fdatasync(4) = 0\n7 write(1, \"returned\\n\", 9) = 9\n";
+        let trace = Trace::read(text);
+        assert_eq!((trace.puts, trace.fsyncs, trace.fdatasyncs), (2, 1, 1));
     }
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, CompactOptions, DB, DBCompressionType,
-    Direction, IngestExternalFileOptions, IteratorMode, Options, SnapshotWithThreadMode,
-    SstFileWriter, WaitForCompactOptions, WriteBatch, WriteOptions,
+    IngestExternalFileOptions, Options, Snapshot, SstFileWriter, WaitForCompactOptions, WriteBatch,
+    WriteOptions,
 };
 
 use super::{Engine, Reader, Show, Way};
@@ -124,7 +124,7 @@ impl Engine for RocksDb {
 
 struct View<'a> {
     database: &'a DB,
-    snapshot: SnapshotWithThreadMode<'a, DB>,
+    snapshot: Snapshot<'a>,
 }
 
 impl Reader for View<'_> {
@@ -149,13 +149,14 @@ impl Reader for View<'_> {
     }
 
     fn scan(&mut self, from: &Key, show: Show<'_>) -> Result<()> {
-        let from = IteratorMode::From(from, Direction::Forward);
-        for entry in self.snapshot.iterator(from) {
-            let (key, value) = entry?;
-            if show(&key, &value).is_break() {
+        let mut iterator = self.snapshot.raw_iterator();
+        iterator.seek(from);
+        while let Some((key, value)) = iterator.item() {
+            if show(key, value).is_break() {
                 break;
             }
+            iterator.next();
         }
-        Ok(())
+        Ok(iterator.status()?)
     }
 }

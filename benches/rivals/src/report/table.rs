@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Cell, Results, Section, TableLine, number};
+use super::{Cell, Remark, Results, Section, TableLine, number};
 use crate::job::mib;
 use crate::results::Run;
 
@@ -88,12 +88,15 @@ fn shown(cell: &Cell) -> String {
 /// How what was measured was done, and why the rest was not.
 pub(super) fn notes(results: &Results) -> String {
     let mut text = String::from("\nNot available:\n\n");
-    for ((engine, why), workloads) in results.remarks(|row| row.unavailable.as_ref()) {
-        text += &format!("- {engine}: {why} ({})\n", workloads.join(", "));
-    }
+    text += &list(&results.remarks(|row| row.unavailable.as_ref()));
     text += "\nIn which way, where there are several:\n\n";
-    for ((engine, way), workloads) in results.remarks(|row| row.way.as_ref()) {
-        text += &format!("- {engine}: {way} ({})\n", workloads.join(", "));
-    }
-    text
+    text + &list(&results.remarks(|row| row.way.as_ref()))
+}
+
+fn list(remarks: &[Remark<'_>]) -> String {
+    let line = |remark: &Remark<'_>| {
+        let (engines, workloads) = (remark.engines.join(", "), remark.workloads.join(", "));
+        format!("- {engines}: {} ({workloads})\n", remark.remark)
+    };
+    remarks.iter().map(line).collect()
 }

@@ -14,6 +14,7 @@ use crate::engine::{Commit, Engine, Kind};
 use crate::job::{Job, Message};
 use crate::results::Row;
 use crate::settings::{BATCHES, IN_FLIGHT, THREADS, VALUE_BYTES};
+use crate::syncs::RETURNED;
 use crate::wait::waker;
 
 /// The sizes of values that a lone writer puts.
@@ -51,11 +52,12 @@ pub(crate) fn measure(job: &Job, kind: Kind) -> Result<()> {
     engine.close()
 }
 
-/// So many puts.
+/// So many puts, with a word to whoever traces this process whenever one has returned.
 pub(crate) fn puts(job: &Job, kind: Kind, count: u64) -> Result<()> {
     let engine = job.open(kind)?;
     for (key, value) in Series::new(0, VALUE_BYTES).take(usize::try_from(count)?) {
         engine.put(&key, &value)?;
+        println!("{RETURNED}");
     }
     engine.close()
 }
