@@ -166,4 +166,11 @@ mod tests {
         let bytes = disk_bytes(dir.path()).unwrap();
         assert!((1 << 20..2 << 20).contains(&bytes), "{bytes}");
     }
+
+    #[test]
+    fn a_directory_that_is_no_control_group_is_refused_and_left_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(MemoryGroup::create(dir.path(), 1 << 20).is_err());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -12,7 +12,7 @@ use crate::job::{Job, Stage};
 use crate::settings::Settings;
 
 const PUTS: u64 = 300;
-/// What a job writes to its output whenever a put has returned.
+/// What a job writes to its output when the opening and each put have returned.
 pub(crate) const RETURNED: &str = "returned";
 
 /// Follows lone puts of each engine, and fails if one returned before a file that was written for
@@ -21,7 +21,7 @@ pub(crate) fn count(engines: &[Kind], dir: &Path) -> Result<()> {
     println!("{PUTS} puts   synced    fdatasync/put  fsync/put  O_DSYNC writes/put");
     for &kind in engines {
         let trace = Trace::read(&trace_of(kind, dir)?);
-        let per_put = |count: u64| count as f64 / trace.puts.saturating_sub(1).max(1) as f64;
+        let per_put = |count: u64| count as f64 / trace.puts.max(1) as f64;
         println!(
             "{:<10} {:>7} {:>16.2} {:>10.2} {:>19.2}",
             kind.name(),
@@ -70,7 +70,7 @@ fn trace_of(kind: Kind, dir: &Path) -> Result<String> {
     Ok(fs::read_to_string(trace.path())?)
 }
 
-/// What puts did. Calls are counted from the first return to the last: before it, the engine opened.
+/// What puts did, from the return of the opening to that of the last put.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Trace {
     puts: u64,
@@ -90,7 +90,7 @@ impl Trace {
         let mut always_synced = BTreeSet::new();
         let mut unfinished = BTreeMap::new();
         let mut written = BTreeSet::new();
-        let mut is_synced = false;
+        let (mut opened, mut is_synced) = (false, false);
         for line in text.lines() {
             let (process, call) = line.split_once(' ').unwrap_or_default();
             let call = call.trim_start();
@@ -121,14 +121,15 @@ impl Trace {
                     *count += 1;
                     is_synced |= call.ends_with("= 0") && written.contains(file);
                 }
+                "write" if arguments.contains(RETURNED) && !opened => {
+                    opened = true;
+                    own = Self::default();
+                    (is_synced, written) = (false, BTreeSet::new());
+                }
                 "write" if arguments.contains(RETURNED) => {
-                    if own.puts == 0 {
-                        (own.fdatasyncs, own.fsyncs, own.synced_writes) = (0, 0, 0);
-                    }
                     own.puts += 1;
                     own.synced_puts += u64::from(is_synced);
-                    is_synced = false;
-                    written.clear();
+                    (is_synced, written) = (false, BTreeSet::new());
                 }
                 "write" | "writev" | "pwrite64" | "pwritev" | "pwritev2" => {
                     if ended && always_synced.contains(file) {
@@ -150,14 +151,15 @@ impl Trace {
 mod tests {
     use super::*;
 
-    fn puts(calls: &str) -> Trace {
-        let returned = format!("7 write(1, \"{RETURNED}\\n\", 9) = 9\n");
-        Trace::read(&format!("{calls}{returned}"))
+    const RETURN: &str = "7 write(1, \"returned\\n\", 9) = 9\n";
+
+    fn put(calls: &str) -> Trace {
+        Trace::read(&format!("{RETURN}{calls}{RETURN}"))
     }
 
     #[test]
     fn a_put_is_synced_when_its_file_is() {
-        let synced = |calls| puts(calls).synced_puts == 1;
+        let synced = |calls| put(calls).synced_puts == 1;
         assert!(synced(
             "7 pwrite64(4, \"x\"..., 8, 0) = 8\n7 fdatasync(4) = 0\n"
         ));
@@ -178,16 +180,16 @@ mod tests {
     #[test]
     fn a_call_in_two_parts_counts_when_it_ends() {
         let begun = "7 write(4, \"x\", 1) = 1\n8 fdatasync(4 <unfinished ...>\n";
-        assert_eq!(puts(begun).synced_puts, 0);
+        assert_eq!(put(begun).synced_puts, 0);
         let ended = format!("{begun}8 <... fdatasync resumed>) = 0\n");
-        assert_eq!(puts(&ended).synced_puts, 1);
+        assert_eq!(put(&ended).synced_puts, 1);
     }
 
     #[test]
-    fn what_was_before_the_first_return_is_not_counted() {
-        let text = "7 fsync(4) = 0\n7 write(1, \"returned\\n\", 9) = 9\n7 fsync(4) = 0\n\
-                    7 fdatasync(4) = 0\n7 write(1, \"returned\\n\", 9) = 9\n";
-        let trace = Trace::read(text);
-        assert_eq!((trace.puts, trace.fsyncs, trace.fdatasyncs), (2, 1, 1));
+    fn what_opening_does_is_not_counted() {
+        let sync = "7 write(4, \"x\", 1) = 1\n7 fsync(4) = 0\n";
+        let trace = Trace::read(&format!("{sync}{RETURN}{RETURN}{sync}{RETURN}"));
+        assert_eq!((trace.puts, trace.synced_puts, trace.fsyncs), (2, 1, 1));
+        assert_eq!(Trace::read(sync).puts, 0);
     }
 }

@@ -52,9 +52,11 @@ pub(crate) fn measure(job: &Job, kind: Kind) -> Result<()> {
     engine.close()
 }
 
-/// So many puts, with a word to whoever traces this process whenever one has returned.
+/// So many puts, with a word to whoever traces this process when the opening and each of them have
+/// returned.
 pub(crate) fn puts(job: &Job, kind: Kind, count: u64) -> Result<()> {
     let engine = job.open(kind)?;
+    println!("{RETURNED}");
     for (key, value) in Series::new(0, VALUE_BYTES).take(usize::try_from(count)?) {
         engine.put(&key, &value)?;
         println!("{RETURNED}");
