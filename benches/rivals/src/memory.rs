@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, fadvise, major, minor};
 
 /// The most memory that this process had, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -49,9 +49,21 @@ fn status_bytes(name: &str) -> u64 {
     number("/proc/self/status", name) << 10
 }
 
-/// What this process has had written to the device so far, the pages that it made dirty included.
+/// What this process has had written so far. Where the page cache has large folios, a small write
+/// into one counts as all of it.
 pub(crate) fn written_bytes() -> u64 {
     number("/proc/self/io", "write_bytes")
+}
+
+/// What everybody has written so far to the device of `dir`; none where the system does not tell.
+pub(crate) fn device_written_bytes(dir: &Path) -> Option<u64> {
+    const SECTORS_WRITTEN: usize = 6;
+    const SECTOR_BYTES: u64 = 512;
+    let device = dir.metadata().ok()?.dev();
+    let file = format!("/sys/dev/block/{}:{}/stat", major(device), minor(device));
+    let text = fs::read_to_string(file).ok()?;
+    let sectors: u64 = text.split_whitespace().nth(SECTORS_WRITTEN)?.parse().ok()?;
+    Some(sectors * SECTOR_BYTES)
 }
 
 /// The first number behind `name:` in a file of the kernel's, 0 if there is none.

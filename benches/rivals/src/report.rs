@@ -108,6 +108,7 @@ const SECTIONS: &[Section] = &[
             ("p99_9_us", Less),
             ("max_us", Less),
             ("write_amplification", Less),
+            ("device_write_amplification", Less),
             ("space_amplification", Less),
             ("space_amplification_peak", Less),
         ],

@@ -96,7 +96,7 @@ impl Sizes {
     /// The sizes in full.
     pub(crate) fn settings(&self) -> Settings {
         let (keys, overwrite_mib, row_ms, rounds) = if self.quick {
-            (20_000, 1, 150, 1)
+            (100_000, 4, 200, 1)
         } else if self.standard {
             (1_000_000, 64, 2000, 3)
         } else {

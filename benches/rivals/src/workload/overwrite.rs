@@ -8,7 +8,7 @@ use super::{Timed, load};
 use crate::data::{Pair, key, pair, value};
 use crate::engine::{Engine, Kind, Reader};
 use crate::job::{Job, Message};
-use crate::memory::{disk_bytes, written_bytes};
+use crate::memory::{device_written_bytes, disk_bytes, written_bytes};
 use crate::settings::{OVERWRITE_BATCH, OVERWRITES, record_bytes};
 
 /// The sizes of values.
@@ -34,6 +34,7 @@ pub(crate) fn measure(job: &Job, kind: Kind, value_bytes: usize) -> Result<()> {
     writer.overwrite(records)?;
 
     let written_before = written_bytes();
+    let device_before = device_written_bytes(&job.dir);
     let part = (OVERWRITES - 1) * records / PARTS;
     let mut timed = writer.overwrite(part)?;
     let mut peak_bytes = disk_bytes(&job.dir)?;
@@ -42,15 +43,20 @@ pub(crate) fn measure(job: &Job, kind: Kind, value_bytes: usize) -> Result<()> {
         peak_bytes = peak_bytes.max(disk_bytes(&job.dir)?);
     }
     let written = written_bytes() - written_before;
+    let device = device_written_bytes(&job.dir).zip(device_before);
     let end_bytes = disk_bytes(&job.dir)?;
     writer.check()?;
 
     let handed_over = (timed.records * record_bytes(value_bytes)) as f64;
-    let row = timed
+    let mut row = timed
         .row(workload(value_bytes))
         .figure("write_amplification", written as f64 / handed_over)
         .figure("space_amplification", end_bytes as f64 / live_bytes)
         .figure("space_amplification_peak", peak_bytes as f64 / live_bytes);
+    if let Some((after, before)) = device {
+        let amplification = (after - before) as f64 / handed_over;
+        row = row.figure("device_write_amplification", amplification);
+    }
     Message::Row(row).say()?;
     engine.close()
 }
