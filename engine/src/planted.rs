@@ -50,8 +50,6 @@ pub enum Bug {
     FlushLosesSome,
     /// A run that was flushed is listed as the oldest of its level.
     NewestRunLast,
-    /// A memtable is written out, and the replay point moved, before readers see what it holds.
-    FlushAhead,
 }
 
 #[cfg(feature = "planted")]

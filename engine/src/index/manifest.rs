@@ -91,7 +91,9 @@ impl IndexManifest {
         let ordered = |level: &Vec<RunEntry>| {
             level.is_sorted_by(|one, other| one.meta.last < other.meta.first)
         };
-        each && self.levels.iter().skip(1).all(ordered)
+        // Commits are numbered from 1.
+        let somewhere = self.replay.next_commit > 0;
+        somewhere && each && self.levels.iter().skip(1).all(ordered)
     }
 
     /// Makes this the durable one. The runs that it names are durable already.

@@ -6,7 +6,7 @@
 //! newest version below it, so what is inserted meanwhile never disturbs it.
 //!
 //! ```text
-//! insert ─→ memtable ─→ frozen memtables ─→ runs on disk, by level   (each older than the one before)
+//! insert ─→ memtable ─→ frozen memtables ─→ runs on disk, by level
 //! ```
 //!
 //! **Architecture invariant:** nothing outside this module knows how versions are kept. Readers

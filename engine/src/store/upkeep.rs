@@ -14,7 +14,6 @@ use crate::error::{Error, Result};
 use crate::format::Lsn;
 use crate::index::{Flush, Frozen, IndexFiles, Keep, Merging, Which};
 use crate::log::{Background, Log, LogState};
-use crate::planted::{Bug, on};
 use crate::snapshot::Register;
 
 /// Versions that one step of a flush writes: few milliseconds of work.
@@ -118,8 +117,7 @@ impl Upkeep {
     fn due(&self, visible: Lsn) -> Option<Arc<Frozen>> {
         let index = self.state.index();
         let oldest = index.frozen().next()?;
-        let seen = oldest.end.lsn <= visible || on(Bug::FlushAhead);
-        seen.then(|| oldest.clone())
+        (oldest.end.lsn <= visible).then(|| oldest.clone())
     }
 
     /// What a merge must keep: the newest states, as far back as they are promised, and those that

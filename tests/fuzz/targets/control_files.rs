@@ -1,4 +1,4 @@
-//! The manifest, the durable mark, segment headers and footers: any bytes, and any body under a
+//! The manifest, the durable mark, segment headers and footers, the index: any bytes, and any body under a
 //! checksum that holds.
 
 #![no_main]
@@ -6,6 +6,14 @@
 use libfuzzer_sys::fuzz_target;
 use outlast_engine::format::{SegmentFooter, SegmentHeader};
 use outlast_engine::fs::{Access, Crash, Fs, MemFs, read_all, replace};
+
+const FILES: [&str; 5] = [
+    "manifest",
+    "mark",
+    "log/000000000001.seg",
+    "index/manifest",
+    "index/000000000001.run",
+];
 
 thread_local! {
     static STORE: MemFs = outlast_fuzz::small_store().0;
@@ -17,7 +25,7 @@ fuzz_target!(|data: &[u8]| {
     };
     STORE.with(|fs| {
         let fs = fs.crash(Crash::KeepAll);
-        let name = ["manifest", "mark", "log/000000000001.seg"][usize::from(how / 2) % 3];
+        let name = FILES[usize::from(how / 2) % FILES.len()];
         let old = read_all(&fs, name).expect("a file of a sound store");
         let bytes = if how % 2 == 0 {
             data.to_vec()

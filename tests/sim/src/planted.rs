@@ -44,7 +44,7 @@ planted! {
     NoFsync, 100, "no fsync of a group or of received frames";
     NoDirSync, 100, "no fsync of a directory";
     AckOnReceive, 100, "a standby acknowledges as durable what it has received";
-    ResumeFromReceived, 5000, "a session resumes from what was received and not fsynced";
+    ResumeFromReceived, 10_000, "a session resumes from what was received and not fsynced";
     HalfBatch, 100, "a batch is applied in part";
     EpochNotDurable, 100, "an epoch is used before it is durable";
     RetriedFsync, 100, "a failed fsync is tried again, and believed";
@@ -62,7 +62,6 @@ planted! {
     NoRewrite, 5000, "the tail is not written again after a crash";
     FlushLosesSome, 100, "a memtable is written out without some of its versions";
     NewestRunLast, 100, "a run that was flushed is listed as the oldest of its level";
-    FlushAhead, 5000, "a memtable is written out before readers see what it holds";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with
