@@ -84,9 +84,10 @@ impl Feed {
         upkeep: &Upkeep,
         fork: Lsn,
     ) -> Result<String> {
+        // In this order: who applies holds the cursor, and may have to help to write the index out.
+        let mut cursor = self.cursor.lock();
         // The replay point stands still meanwhile.
         let _paused = upkeep.pause();
-        let mut cursor = self.cursor.lock();
         let ahead = state.end() > fork || state.check().is_err();
         // Before the cut: a replay that fails then leaves everything as it was.
         let replayed = ahead.then(|| replay_visible(log, state)).transpose()?;
