@@ -1,5 +1,5 @@
-//! The manifest, the durable mark, segment headers and footers, the index: any bytes, and any body under a
-//! checksum that holds.
+//! The manifest, the durable mark, segment headers and footers, the index: any bytes, and any body
+//! under a checksum that holds.
 
 #![no_main]
 
