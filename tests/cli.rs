@@ -501,15 +501,13 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), ""));
 }
 
-#[test]
-fn dump_shows_a_log_and_names_the_first_byte_that_does_not_hold() {
-    let dir = tempfile::tempdir().unwrap();
-    let node = dir.path().join("node");
-    let at = ["--dir", node.to_str().unwrap()];
-    let here = |arguments: &[&str]| run(&[arguments, &at].concat());
-    let made = here(&["init", "--name", "a", "--segment-size", "64KiB"]);
+/// Makes a node in `dir` and opens its store, with twenty records over two segments.
+fn filled_node(dir: &std::path::Path) -> outlast_engine::Store {
+    let at = ["--dir", dir.to_str().unwrap()];
+    let init = ["init", "--name", "a", "--segment-size", "64KiB"];
+    let made = run(&[&init[..], &at].concat());
     assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
-    let store = outlast_engine::Store::open(&node, outlast_engine::Config::default()).unwrap();
+    let store = outlast_engine::Store::open(dir, outlast_engine::Config::default()).unwrap();
     store
         .begin_epoch(outlast_engine::EpochReason::Init, "")
         .unwrap();
@@ -522,6 +520,16 @@ fn dump_shows_a_log_and_names_the_first_byte_that_does_not_hold() {
         let options = outlast_engine::CommitOptions::default();
         store.commit(batch, options).unwrap();
     }
+    store
+}
+
+#[test]
+fn dump_shows_a_log_and_names_the_first_byte_that_does_not_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = dir.path().join("node");
+    let at = ["--dir", node.to_str().unwrap()];
+    let here = |arguments: &[&str]| run(&[arguments, &at].concat());
+    let store = filled_node(&node);
 
     // While a process has the store open and locked.
     let sound = here(&["dump", "--records", "-o", "jsonl"]);
@@ -551,25 +559,11 @@ fn damage_is_named_by_check_and_mended_by_repair_with_a_copy() {
     let dir = tempfile::tempdir().unwrap();
     let node = dir.path().join("node");
     let here = |arguments: &[&str]| run(&[arguments, &["--dir", node.to_str().unwrap()]].concat());
-    let made = here(&["init", "--name", "a", "--segment-size", "64KiB"]);
-    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
-    let store = outlast_engine::Store::open(&node, outlast_engine::Config::default()).unwrap();
-    store
-        .begin_epoch(outlast_engine::EpochReason::Init, "")
-        .unwrap();
-    let keyspace = store.keyspace("default").unwrap();
-    for n in 0..20 {
-        let mut batch = outlast_engine::Batch::new();
-        batch
-            .put(&keyspace, format!("key-{n}"), vec![1; 5000])
-            .unwrap();
-        let options = outlast_engine::CommitOptions::default();
-        store.commit(batch, options).unwrap();
-    }
+    let store = filled_node(&node);
     let running = here(&["check"]);
     assert_eq!(running.status.code(), Some(4), "{}", stderr(&running));
     store.close().unwrap();
-    drop((store, keyspace));
+    drop(store);
 
     let sound = here(&["check"]);
     assert_eq!(sound.status.code(), Some(0), "{}", stdout(&sound));

@@ -62,6 +62,7 @@ mod batch;
 pub mod clock;
 mod config;
 mod conflict;
+mod control_file;
 pub mod entropy;
 mod error;
 pub mod format;

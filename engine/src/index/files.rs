@@ -27,6 +27,8 @@ pub(crate) struct IndexFiles {
     runs: Arc<Runs>,
     horizon: Lsn,
     next_number: Arc<AtomicU64>,
+    /// Whether the directory is there for certain, also after a crash.
+    has_dir: bool,
 }
 
 /// A memtable that is being written out.
@@ -91,6 +93,7 @@ impl IndexFiles {
             runs: Arc::new(runs),
             horizon: manifest.horizon,
             next_number: Arc::new(AtomicU64::new(manifest.next_number)),
+            has_dir: false,
         }))
     }
 
@@ -108,6 +111,7 @@ impl IndexFiles {
             runs: Arc::new(Runs::none(cluster)),
             horizon: Lsn::ZERO,
             next_number: Arc::new(AtomicU64::new(highest.unwrap_or(0) + 1)),
+            has_dir: false,
         })
     }
 
@@ -138,14 +142,12 @@ impl IndexFiles {
     ///
     /// # Errors
     /// `DiskFull`, `Io`.
-    pub(crate) fn begin_flush(&self, frozen: Arc<Frozen>) -> Result<Flush> {
+    pub(crate) fn begin_flush(&mut self, frozen: Arc<Frozen>) -> Result<Flush> {
         let name = run_name(self.next_number.fetch_add(1, Ordering::Relaxed));
         let writer = if frozen.memtable.versions() == 0 {
             None
         } else {
-            self.fs
-                .create_dir(DIR)
-                .map_err(|error| Error::io(format_args!("make {DIR}"), error))?;
+            self.make_dir()?;
             Some(RunWriter::create(&*self.fs, &name)?)
         };
         let at = Resume::default();
@@ -232,12 +234,23 @@ impl IndexFiles {
         Ok(())
     }
 
+    /// Makes the directory, once: each sync of a directory is work that commits wait behind.
+    fn make_dir(&mut self) -> Result<()> {
+        if self.has_dir {
+            return Ok(());
+        }
+        let made = self.fs.create_dir(DIR).and_then(|()| self.fs.sync_dir(""));
+        made.map_err(|error| Error::io(format_args!("make {DIR}"), error))?;
+        self.has_dir = true;
+        Ok(())
+    }
+
     /// Makes `runs` the durable index. Their files are durable already, their names are made so.
     fn adopt(&mut self, runs: Runs, horizon: Lsn) -> Result<()> {
-        let making = |error| Error::io(format_args!("make {DIR} last"), error);
-        self.fs.create_dir(DIR).map_err(making)?;
-        self.fs.sync_dir(DIR).map_err(making)?;
-        self.fs.sync_dir("").map_err(making)?;
+        self.make_dir()?;
+        self.fs
+            .sync_dir(DIR)
+            .map_err(|error| Error::io(format_args!("make the names in {DIR} last"), error))?;
         let entry = |run: &Arc<Run>| RunEntry {
             number: run_number(run.name())
                 .unwrap_or_else(|| panic!("{} is not the name of a run", run.name())),

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::run::RunMeta;
+use crate::control_file;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ChainRecord, ClusterId, Envelope, EnvelopeFault, KeyspaceRecord, Lsn, NodeId};
+use crate::format::{ChainRecord, ClusterId, Envelope, KeyspaceRecord, Lsn, NodeId};
 use crate::fs::{Fs, read_all, replace};
 
 /// Where the index lies in a store's directory.
@@ -64,14 +65,8 @@ impl IndexManifest {
             let message = format!("{place}/{NAME} is damaged ({why}): the log tells all of it");
             Error::new(ErrorKind::Corrupt, message)
         };
-        let body = ENVELOPE.open(&bytes).map_err(|fault| match fault {
-            EnvelopeFault::Version { .. } => {
-                Error::new(ErrorKind::Incompatible, format!("{place}/{NAME}: {fault}"))
-            }
-            _ => corrupt(fault.to_string()),
-        })?;
-        let manifest: Self =
-            postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        let path = format!("{place}/{NAME}");
+        let manifest: Self = control_file::decode(&ENVELOPE, &bytes, &path, &corrupt)?;
         // A checksum that holds says that these are the bytes written, not that a sound program
         // wrote them.
         if !manifest.is_sound() {
@@ -98,10 +93,8 @@ impl IndexManifest {
 
     /// Makes this the durable one. The runs that it names are durable already.
     pub(super) fn store(&self, fs: &dyn Fs) -> Result<()> {
-        let body = postcard::to_stdvec(self).map_err(|error| {
-            Error::new(ErrorKind::Limit, "the index's manifest grew too large").because(error)
-        })?;
-        replace(fs, DIR, NAME, &ENVELOPE.seal(&body))
+        let bytes = control_file::encode(&ENVELOPE, self, "the index's manifest")?;
+        replace(fs, DIR, NAME, &bytes)
             .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))
     }
 }

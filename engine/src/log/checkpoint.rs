@@ -14,6 +14,7 @@ use super::segment::{DIR, Segment, file_name, ordinal_of};
 use super::settle::replace_segment;
 use super::walk::count_frames;
 use super::{Log, LogState};
+use crate::control_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     ChainRecord, ClusterId, Envelope, History, Lsn, NodeId, Position, SegmentFooter,
@@ -155,24 +156,16 @@ impl Checkpoint {
             }
             _ => Error::io(format_args!("read {place}/{NAME}"), error),
         })?;
-        let corrupt = |why: &dyn std::fmt::Display| {
+        let corrupt = |why: String| {
             let message = format!("{place}/{NAME} is damaged ({why}): take another checkpoint");
             Error::new(ErrorKind::Corrupt, message)
         };
-        let body = ENVELOPE.open(&bytes).map_err(|fault| match fault {
-            crate::format::EnvelopeFault::Version { .. } => {
-                Error::new(ErrorKind::Incompatible, format!("{place}/{NAME}: {fault}"))
-            }
-            _ => corrupt(&fault),
-        })?;
-        postcard::from_bytes(body).map_err(|error| corrupt(&error))
+        control_file::decode(&ENVELOPE, &bytes, &format!("{place}/{NAME}"), &corrupt)
     }
 
     fn store(&self, fs: &dyn Fs) -> Result<()> {
-        let body = postcard::to_stdvec(self).map_err(|error| {
-            Error::new(ErrorKind::Limit, "the history grew too large").because(error)
-        })?;
-        replace(fs, "", NAME, &ENVELOPE.seal(&body))
+        let bytes = control_file::encode(&ENVELOPE, self, "the checkpoint's history")?;
+        replace(fs, "", NAME, &bytes)
             .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))
     }
 }

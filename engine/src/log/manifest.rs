@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::control_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId, SegmentHeader,
@@ -215,14 +216,8 @@ impl Manifest {
             );
             Error::new(ErrorKind::Corrupt, message)
         };
-        let body = ENVELOPE.open(&bytes).map_err(|fault| match fault {
-            crate::format::EnvelopeFault::Version { .. } => {
-                Error::new(ErrorKind::Incompatible, format!("{place}/{name}: {fault}"))
-            }
-            _ => corrupt(fault.to_string()),
-        })?;
-        let manifest: Self =
-            postcard::from_bytes(body).map_err(|error| corrupt(error.to_string()))?;
+        let path = format!("{place}/{name}");
+        let manifest: Self = control_file::decode(&ENVELOPE, &bytes, &path, &corrupt)?;
         // A checksum that holds says that these are the bytes written, not that a sound program
         // wrote them.
         if !SegmentHeader::size_fits(manifest.segment_size) {
@@ -241,10 +236,7 @@ impl Manifest {
 
     /// Makes this manifest the durable one.
     pub(crate) fn store(&self, fs: &dyn Fs) -> Result<()> {
-        let body = postcard::to_stdvec(self).map_err(|error| {
-            Error::new(ErrorKind::Limit, "the manifest grew too large").because(error)
-        })?;
-        let bytes = ENVELOPE.seal(&body);
+        let bytes = control_file::encode(&ENVELOPE, self, "the manifest")?;
         // The copy last, so that what a crash leaves of it is never newer than the manifest.
         replace(fs, "", NAME, &bytes)
             .map_err(|error| Error::io(format_args!("write {}/{NAME}", fs.place()), error))?;

@@ -114,7 +114,7 @@ impl State {
     pub(super) fn catalogue_at(&self, log: &Arc<Log>, end: Lsn) -> Result<Catalogue> {
         const RUN_LEN: u64 = 4 << 20;
         // The position first: what is applied meanwhile is only met twice.
-        let mut cursor = log.cursor(self.end())?;
+        let mut cursor = log.cursor_at(self.chains.lock().next);
         let catalogue = self.catalogue.copy();
         while let Some(run) = cursor.next_up_to(end, RUN_LEN)? {
             for (header, frame) in run.frames() {

@@ -441,6 +441,24 @@ fn a_repair_without_the_bytes_changes_nothing_and_says_what_is_left() {
     assert_eq!(refused.kind(), ErrorKind::Incompatible);
 }
 
+/// That a repair from `copy` makes the segments `wanted`, whatever a crash at the `number`th
+/// operation leaves.
+pub(super) fn every_crash_is_mended(
+    fs: &MemFs,
+    copy: &MemFs,
+    wanted: &BTreeMap<String, Vec<u8>>,
+    number: u64,
+) {
+    for crash in [Crash::LoseUnsynced, Crash::KeepAll, Crash::Random(number)] {
+        let image = fs.crash(crash);
+        let report = repair_on(&image, Some(copy), false).unwrap();
+        assert_eq!(report.left, [], "operation {number}, {crash:?}");
+        let mut found = logs(&image);
+        found.retain(|name, _| name.ends_with(".seg"));
+        assert_eq!(found, *wanted, "operation {number}, {crash:?}");
+    }
+}
+
 #[test]
 fn a_crash_at_any_moment_of_a_repair_leaves_a_store_that_can_be_repaired() {
     let (sound, copy) = closed();
@@ -460,14 +478,7 @@ fn a_crash_at_any_moment_of_a_repair_leaves_a_store_that_can_be_repaired() {
         fs.rot("manifest", 30, 1).unwrap();
         fs.fail_at(fs.operations() + number, std::io::ErrorKind::Other);
         let _ = repair_on(&fs, Some(&copy), false);
-        for crash in [Crash::LoseUnsynced, Crash::KeepAll, Crash::Random(number)] {
-            let image = fs.crash(crash);
-            let report = repair_on(&image, Some(&copy), false).unwrap();
-            assert_eq!(report.left, [], "operation {number}, {crash:?}");
-            let mut found = logs(&image);
-            found.retain(|name, _| name.ends_with(".seg"));
-            assert_eq!(found, wanted, "operation {number}, {crash:?}");
-        }
+        every_crash_is_mended(&fs, &copy, &wanted, number);
     }
 }
 

@@ -3,14 +3,14 @@
 use std::io;
 use std::ops::Range;
 
-use super::check::{Case, cases, closed, rot};
+use super::check::{Case, cases, closed, every_crash_is_mended, rot};
 use super::recover::{files, logs};
 use super::*;
 use crate::fs::{Access, File, MapPages};
 use crate::log::segment::file_name;
 use crate::log::{
     CopySource, FaultKind, FrameSource, Given, Lack, LackKind, RepairReport, Want, check_on,
-    repair_files, repair_on,
+    repair_files,
 };
 
 /// A log that is asked as a peer asks another, and gives pieces of a few frames.
@@ -305,14 +305,7 @@ fn a_crash_or_a_failure_at_any_moment_of_a_running_repair_costs_nothing() {
         fs.fail_at(fs.operations() + number, io::ErrorKind::Other);
         let failed = log.repair_sealed(Some(&mut CopySource::new(&copy)), false);
         assert!(failed.is_err(), "operation {number}");
-        for crash in [Crash::LoseUnsynced, Crash::KeepAll, Crash::Random(number)] {
-            let image = fs.crash(crash);
-            let report = repair_on(&image, Some(&copy), false).unwrap();
-            assert_eq!(report.left, [], "operation {number}, {crash:?}");
-            let mut found = logs(&image);
-            found.retain(|name, _| name.ends_with(".seg"));
-            assert_eq!(found, wanted, "operation {number}, {crash:?}");
-        }
+        every_crash_is_mended(&fs, &copy, &wanted, number);
     }
 }
 
