@@ -95,6 +95,10 @@ pub struct Config {
     /// ([`Store::snapshot_at`](crate::Store::snapshot_at)). More of it keeps more versions of keys
     /// in the index. Default 64 MiB.
     pub history_log_bytes: u64,
+    /// How many bytes of log behind the newest state are kept whole at most for a change feed or a
+    /// standby that is behind; one that is further behind begins anew, with `LogTruncated`. Default
+    /// no limit: the log is not compacted where somebody has yet to read it.
+    pub retain_log_bytes: Option<u64>,
     /// Whether a thread does the background work (preparing segments, marks). Default yes; without
     /// it, whoever owns the store calls its background step.
     pub background: bool,
@@ -108,6 +112,7 @@ impl Default for Config {
             flush_after_entries: 100_000,
             flush_after_log_bytes: 16 << 20,
             history_log_bytes: 64 << 20,
+            retain_log_bytes: None,
             background: true,
         }
     }

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use crate::conflict::LostTo;
+use crate::format::Lsn;
 use crate::receipt::Receipt;
 
 /// What a caller can do about an [`Error`].
@@ -40,6 +41,9 @@ pub enum ErrorKind {
     NoKeyspace,
     /// The position is not held here (not yet, or no longer).
     NotHeld,
+    /// Only a part of the log is left at the position: the rest was compacted.
+    /// [`Error::oldest`] says from where on all of it is.
+    LogTruncated,
     /// The deadline passed.
     Timeout,
     /// The store was closed while the call waited.
@@ -58,6 +62,11 @@ pub struct Error {
     what: String,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
+
+/// From where on all of the log is left.
+#[derive(Debug, thiserror::Error)]
+#[error("the log is whole from {0} on")]
+struct OldestWhole(Lsn);
 
 /// The engine's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -95,6 +104,22 @@ impl Error {
         Self::new(kind, format!("could not {doing}")).because(error)
     }
 
+    pub(crate) fn log_truncated(from: Lsn, oldest: Lsn) -> Self {
+        let what = format!(
+            "the log is no longer whole at {from}: what it says below {oldest} was compacted. Begin \
+             with a snapshot or a checkpoint, and go on from its position"
+        );
+        Self::new(ErrorKind::LogTruncated, what).because(OldestWhole(oldest))
+    }
+
+    /// From where on all of the log is left, in an error of kind
+    /// [`LogTruncated`](ErrorKind::LogTruncated).
+    #[must_use]
+    pub fn oldest(&self) -> Option<Lsn> {
+        let oldest = self.source.as_ref()?.downcast_ref::<OldestWhole>()?;
+        Some(oldest.0)
+    }
+
     /// What a caller can do about it.
     #[must_use]
     pub const fn kind(&self) -> ErrorKind {
@@ -111,9 +136,14 @@ impl Error {
     /// The same error again, for each of several waiting callers.
     #[must_use]
     pub fn duplicate(&self) -> Self {
-        let source = self.source.as_ref().map(|source| match self.lost_to() {
-            Some(lost) => lost.clone().into(),
-            None => source.to_string().into(),
+        let source = self.source.as_ref().map(|source| {
+            if let Some(lost) = self.lost_to() {
+                lost.clone().into()
+            } else if let Some(oldest) = self.oldest() {
+                OldestWhole(oldest).into()
+            } else {
+                source.to_string().into()
+            }
         });
         Self {
             kind: self.kind,

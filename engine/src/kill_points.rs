@@ -75,6 +75,18 @@ points! {
     MarkWritten = "mark-written",
     /// It is synced.
     MarkSynced = "mark-synced",
+    /// A part of a sparse segment is written and synced.
+    SparsePartWritten = "sparse-part-written",
+    /// A sparse segment is whole, synced and has its temporary name.
+    SparseSynced = "sparse-synced",
+    /// It has its name, which is not synced.
+    SparseNamed = "sparse-named",
+    /// Its name is synced; what it stands for is still there.
+    SparseAdopted = "sparse-adopted",
+    /// A file that another stands for is shrunk by a part.
+    RetiredPart = "retired-part",
+    /// Such a file is gone.
+    Retired = "retired",
     /// Recovery has written the manifest again, and nothing else.
     SettleBegun = "settle-begun",
     /// Recovery has written the tail again and not synced it.

@@ -60,6 +60,7 @@ struct Readme;
 
 mod batch;
 pub mod clock;
+mod compaction;
 mod config;
 mod conflict;
 mod control_file;
@@ -94,7 +95,7 @@ pub use log::{
 };
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{Entry, Keys, OpenSnapshots, Range, Snapshot};
-pub use store::{IndexSize, Store, rebuild_index, restore};
+pub use store::{Compact, IndexSize, LogSize, Store, rebuild_index, restore};
 pub use tail::{Change, Committed, Tail};
 pub use transaction::{
     Compared, Expected, TransactOptions, Transaction, TransactionKeys, TransactionRange,

@@ -50,6 +50,12 @@ pub enum Bug {
     FlushLosesSome,
     /// A run that was flushed is listed as the oldest of its level.
     NewestRunLast,
+    /// A sparse segment is not synced before it takes the place of others.
+    SparseNotSynced,
+    /// A compaction leaves out records that are the newest of their keys.
+    CompactionLosesNewest,
+    /// A compaction leaves out deletes that still hide something.
+    DeleteLeavesEarly,
 }
 
 #[cfg(feature = "planted")]

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -57,6 +59,8 @@ pub struct Change {
 pub struct Tail {
     store: Store,
     cursor: LogCursor,
+    /// Where the cursor stands, for who would compact the log there.
+    reads_from: Arc<AtomicU64>,
     position: Lsn,
     /// The epoch of the last frame that was read.
     epoch: EpochId,
@@ -78,11 +82,14 @@ impl Tail {
             );
             return Err(Error::new(ErrorKind::NotHeld, message));
         }
+        let reads_from = store.shared.tails.enter();
         let cursor = boundary_at(&store.shared.log, from)?;
+        reads_from.store(cursor.lsn().0, Ordering::Release);
         let epoch = cursor.chain().epoch.map_or(EpochId::NONE, |epoch| epoch.id);
         Ok(Self {
             store,
             cursor,
+            reads_from,
             position: from,
             epoch,
             ready: VecDeque::new(),
@@ -101,8 +108,10 @@ impl Tail {
     /// The next commit, if it is visible by now. Never blocks, but for a read of the disk.
     ///
     /// # Errors
-    /// `Corrupt` when the log does not hold there, `Io`. Nothing is skipped: the next call meets
-    /// the same error, or goes on where it was once the cause is gone.
+    /// `LogTruncated` when this one was so far behind that the log was compacted there
+    /// ([`Config::retain_log_bytes`](crate::Config::retain_log_bytes)), `Corrupt` when the log does
+    /// not hold there, `Io`. Nothing is skipped: the next call meets the same error, or goes on
+    /// where it was once the cause is gone.
     pub fn poll(&mut self) -> Result<Option<Committed>> {
         while self.ready.is_empty() {
             if let Some(fault) = &self.fault {
@@ -113,6 +122,8 @@ impl Tail {
             let Some(run) = self.cursor.next_up_to(visible, RUN_LEN)? else {
                 return Ok(None);
             };
+            self.reads_from
+                .store(self.cursor.lsn().0, Ordering::Release);
             // What was read before the fault is still given.
             self.fault = self.take(&run).err();
         }
@@ -189,6 +200,32 @@ impl Tail {
             self.read_to = header.end().max(self.read_to);
         }
         Ok(())
+    }
+}
+
+/// Where change feeds read, so that the log is left whole there.
+#[derive(Debug, Default)]
+pub(crate) struct Readers {
+    positions: Mutex<Vec<Weak<AtomicU64>>>,
+}
+
+impl Readers {
+    /// Enters a reader that may yet read everything.
+    fn enter(&self) -> Arc<AtomicU64> {
+        let position = Arc::<AtomicU64>::default();
+        let mut positions = self.positions.lock();
+        positions.retain(|position| position.strong_count() > 0);
+        positions.push(Arc::downgrade(&position));
+        position
+    }
+
+    /// Where the one that is furthest behind reads.
+    pub(crate) fn oldest(&self) -> Option<Lsn> {
+        let positions = self.positions.lock();
+        let positions = positions.iter().filter_map(Weak::upgrade);
+        positions
+            .map(|position| Lsn(position.load(Ordering::Acquire)))
+            .min()
     }
 }
 

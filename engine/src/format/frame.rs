@@ -55,7 +55,9 @@ pub enum FrameKind {
 }
 
 impl FrameKind {
-    const fn from_byte(byte: u8) -> Option<Self> {
+    /// The kind that a byte stands for.
+    #[must_use]
+    pub const fn from_byte(byte: u8) -> Option<Self> {
         Some(match byte {
             1 => Self::Batches,
             2 => Self::Epoch,

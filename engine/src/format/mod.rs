@@ -19,6 +19,7 @@ pub mod limits;
 mod record;
 mod run;
 mod segment;
+mod sparse;
 
 pub use control::{ControlFault, KeyspaceRecord, ProtectionRecord};
 pub use envelope::{Envelope, EnvelopeFault};
@@ -30,8 +31,12 @@ pub use frame::{
 pub use ids::{ClusterId, EpochId, IdFault, Lsn, LsnRange, NodeId, Position, to_usize};
 pub use record::{
     BatchBuf, BatchRef, Batches, Op, Placed, RecordFault, RecordRef, Records, decode_record,
+    key_of_record,
 };
 pub use run::{FrameRun, RunFault};
 pub use segment::{
     ChainRecord, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,
+};
+pub use sparse::{
+    KeptControl, SPARSE_HEADER_LEN, SparseFault, SparseHeader, SparseTable, SparseView,
 };

@@ -111,6 +111,16 @@ pub fn decode_record(bytes: &[u8]) -> Result<RecordRef<'_>, RecordFault> {
     })
 }
 
+/// Keyspace and key of the record at the start of `bytes`, which was checked before.
+#[must_use]
+pub fn key_of_record(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let body = bytes.get(CHECK_LEN..)?;
+    let [_, _, k0, k1, _, _, _, _, s0, s1, s2, s3] = *body.first_chunk::<BODY_HEADER_LEN>()?;
+    let key_len = usize::from(u16::from_le_bytes([k0, k1]));
+    let key = body.get(BODY_HEADER_LEN..)?.get(..key_len)?;
+    Some((u32::from_le_bytes([s0, s1, s2, s3]), key))
+}
+
 /// A batch while it is built: already the bytes that a frame will carry.
 #[derive(Clone, Debug)]
 pub struct BatchBuf {
@@ -401,6 +411,8 @@ mod tests {
         for placed in &all {
             let at = to_usize(placed.lsn.bytes_since(Lsn(1000)));
             assert_eq!(decode_record(&payload[at..]).unwrap(), placed.record);
+            let key = (placed.record.keyspace, placed.record.key);
+            assert_eq!(key_of_record(&payload[at..]), Some(key));
         }
     }
 

@@ -231,13 +231,13 @@ impl SegmentFooter {
     }
 }
 
-fn block(envelope: &Envelope, body: &[u8]) -> Vec<u8> {
+pub(super) fn block(envelope: &Envelope, body: &[u8]) -> Vec<u8> {
     let mut out = envelope.seal(body);
     out.resize(BLOCK_LEN, 0);
     out
 }
 
-fn open<T: serde::de::DeserializeOwned>(
+pub(super) fn open<T: serde::de::DeserializeOwned>(
     envelope: &Envelope,
     bytes: &[u8],
 ) -> Result<T, SegmentFault> {

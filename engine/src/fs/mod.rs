@@ -119,6 +119,14 @@ pub trait Fs: Send + Sync + Debug {
         None
     }
 
+    /// How many names a file has.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn names_of(&self, name: &str) -> io::Result<u64> {
+        self.open(name, Access::Read).map(|_| 1)
+    }
+
     /// Gives `to` a file that is never written again, under a new name: the same file where both
     /// are on one file system, else a copy, synced. The name lasts only after [`Fs::sync_dir`].
     ///

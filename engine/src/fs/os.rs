@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File as StdFile, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -144,6 +144,10 @@ impl Fs for OsFs {
             Err(std::fs::TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    fn names_of(&self, name: &str) -> io::Result<u64> {
+        Ok(std::fs::symlink_metadata(self.path(name))?.nlink())
     }
 
     fn place(&self) -> String {

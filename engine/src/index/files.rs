@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Version;
+use super::census::{Census, Tally};
 use super::levels::{Levels, MergeJob};
 use super::manifest::{DIR, IndexManifest, RunEntry, run_name, run_number};
 use super::merge::{Keep, Merge, Output, Progress, RUN_LEN};
@@ -26,6 +27,8 @@ pub(crate) struct IndexFiles {
     node: NodeId,
     runs: Arc<Runs>,
     horizon: Lsn,
+    /// What the log still holds for a reason.
+    pub(crate) census: Census,
     next_number: Arc<AtomicU64>,
     /// Whether the directory is there for certain, also after a crash.
     has_dir: bool,
@@ -38,6 +41,7 @@ pub(crate) struct Flush {
     name: String,
     writer: Option<RunWriter>,
     at: Resume,
+    tally: Tally,
 }
 
 /// Which runs to merge.
@@ -92,6 +96,7 @@ impl IndexFiles {
             node,
             runs: Arc::new(runs),
             horizon: manifest.horizon,
+            census: manifest.census,
             next_number: Arc::new(AtomicU64::new(manifest.next_number)),
             has_dir: false,
         }))
@@ -110,6 +115,7 @@ impl IndexFiles {
             node,
             runs: Arc::new(Runs::none(cluster)),
             horizon: Lsn::ZERO,
+            census: Census::default(),
             next_number: Arc::new(AtomicU64::new(highest.unwrap_or(0) + 1)),
             has_dir: false,
         })
@@ -138,11 +144,11 @@ impl IndexFiles {
         Ok(())
     }
 
-    /// Begins to write `frozen` out.
+    /// Begins to write `frozen` out. The pieces of the log begin at `bases`.
     ///
     /// # Errors
     /// `DiskFull`, `Io`.
-    pub(crate) fn begin_flush(&mut self, frozen: Arc<Frozen>) -> Result<Flush> {
+    pub(crate) fn begin_flush(&mut self, frozen: Arc<Frozen>, bases: Arc<[Lsn]>) -> Result<Flush> {
         let name = run_name(self.next_number.fetch_add(1, Ordering::Relaxed));
         let writer = if frozen.memtable.versions() == 0 {
             None
@@ -150,12 +156,12 @@ impl IndexFiles {
             self.make_dir()?;
             Some(RunWriter::create(&*self.fs, &name)?)
         };
-        let at = Resume::default();
         Ok(Flush {
             frozen,
             name,
             writer,
-            at,
+            at: Resume::default(),
+            tally: Tally::new(bases),
         })
     }
 
@@ -174,17 +180,20 @@ impl IndexFiles {
             replay: flush.frozen.end,
             keyspaces: flush.frozen.keyspaces.clone(),
         };
-        self.adopt(runs, self.horizon)
+        let mut census = self.census.clone();
+        census.grow(&flush.tally);
+        self.adopt(runs, self.horizon, census)
     }
 
-    /// Begins to merge runs, if any are to be. `keep` is asked what must
-    /// be kept. Runs that need only be listed elsewhere are at once.
+    /// Begins to merge runs, if any are to be. `keep` is asked what must be kept, `bases` says where
+    /// the pieces of the log begin. Runs that need only be listed elsewhere are at once.
     ///
     /// # Errors
     /// `Corrupt` when a run does not hold, `DiskFull`, `Io`.
     pub(crate) fn begin_merge(
         &mut self,
         which: Which,
+        bases: impl FnOnce() -> Arc<[Lsn]>,
         keep: impl FnOnce() -> Keep,
     ) -> Result<Option<Merging>> {
         let job = loop {
@@ -199,15 +208,26 @@ impl IndexFiles {
                 break job;
             }
             let levels = self.runs.levels.with_merged(&job, job.upper.clone());
-            self.adopt(self.runs.with_levels(levels), self.horizon)?;
+            let census = self.census.clone();
+            self.adopt(self.runs.with_levels(levels), self.horizon, census)?;
         };
-        let keep = keep();
+        let mut keep = keep();
+        if !job.lowest {
+            // Something that a delete hides may lie below.
+            keep.settled = Lsn::ZERO;
+        }
         let horizon = keep.horizon;
         let upper = job.upper.iter().map(|run| vec![run.clone()]);
         let sources = upper.chain([job.lower.clone()]).map(LevelCursor::new);
         let numbers = self.next_number.clone();
         let names = move || run_name(numbers.fetch_add(1, Ordering::Relaxed));
-        let merge = Merge::new(Merged::new(sources.collect()), keep, RUN_LEN, names)?;
+        let merge = Merge::new(
+            Merged::new(sources.collect()),
+            keep,
+            RUN_LEN,
+            bases(),
+            names,
+        )?;
         Ok(Some(Merging {
             job,
             horizon,
@@ -224,9 +244,12 @@ impl IndexFiles {
         let made = output.runs.iter().map(opened).collect::<Result<Vec<_>>>()?;
         let job = &merging.job;
         let levels = self.runs.levels.with_merged(job, made);
+        let mut census = self.census.clone();
+        census.shrink(&output.dropped.tally);
         self.adopt(
             self.runs.with_levels(levels),
             self.horizon.max(merging.horizon),
+            census,
         )?;
         for run in job.upper.iter().chain(&job.lower) {
             self.remove(run.name());
@@ -246,7 +269,7 @@ impl IndexFiles {
     }
 
     /// Makes `runs` the durable index. Their files are durable already, their names are made so.
-    fn adopt(&mut self, runs: Runs, horizon: Lsn) -> Result<()> {
+    fn adopt(&mut self, runs: Runs, horizon: Lsn, census: Census) -> Result<()> {
         self.make_dir()?;
         self.fs
             .sync_dir(DIR)
@@ -262,12 +285,13 @@ impl IndexFiles {
             node: self.node,
             replay: ChainRecord::new(&runs.replay),
             horizon,
+            census,
             keyspaces: runs.keyspaces.clone(),
             next_number: self.next_number.load(Ordering::Relaxed),
             levels: runs.levels.levels().iter().map(level).collect(),
         };
         manifest.store(&*self.fs)?;
-        (self.runs, self.horizon) = (Arc::new(runs), horizon);
+        (self.runs, self.horizon, self.census) = (Arc::new(runs), horizon, manifest.census);
         Ok(())
     }
 
@@ -306,6 +330,7 @@ impl Flush {
             if on(Bug::FlushLosesSome) && version.lsn.0.is_multiple_of(64) {
                 return Ok(());
             }
+            self.tally.add(version);
             writer.push(keyspace, key, version)
         };
         self.frozen.memtable.export(&mut self.at, limit, &mut push)

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::census::Census;
 use super::run::RunMeta;
 use crate::control_file;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +16,7 @@ pub(super) const DIR: &str = "index";
 pub(super) const NAME: &str = "index/manifest";
 const ENVELOPE: Envelope = Envelope {
     magic: *b"OLIX",
-    version: 1,
+    version: 2,
     kind: 1,
     len_max: 64 << 20,
 };
@@ -32,6 +33,8 @@ pub(crate) struct IndexManifest {
     pub(crate) replay: ChainRecord,
     /// Below this no state is whole any more: versions that only it would show were dropped.
     pub(crate) horizon: Lsn,
+    /// Bytes of records that the log still holds for a reason, by where they lie.
+    pub(crate) census: Census,
     /// The keyspaces that the log makes below the replay point.
     pub(crate) keyspaces: Vec<KeyspaceRecord>,
     /// The number that the next run's file gets; none is given twice.

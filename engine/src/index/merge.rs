@@ -4,8 +4,10 @@
 mod tests;
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::Version;
+use super::census::Tally;
 use super::run::{RunMeta, RunWriter};
 use super::source::Source;
 use crate::error::Result;
@@ -28,14 +30,11 @@ pub(crate) struct Keep {
     pub(crate) horizon: Lsn,
     /// Positions of all readers below the horizon: snapshots, audits, transactions. Ascending.
     pub(crate) snapshots: Vec<Lsn>,
-    /// Keeps the delete of a key of which nothing older is left.
-    ///
-    /// For a reader such a key is deleted either way, once the merge goes into the lowest level
-    /// that has it. But the log may still hold an older value of it: while the delete is in the
-    /// index, whoever compacts the log knows that the delete's record is needed there, so that a
-    /// replay from the log's beginning never brings the key back. So this is false only where the
-    /// log's own rule has let the record of every such delete go, and for the lowest level.
-    pub(crate) deletes: bool,
+    /// A delete below this position may go with all that it hides, in the lowest level that has its
+    /// key: for a reader the key is deleted either way, and no segment of the log holds an older
+    /// value that a replay from the log's beginning would bring back. While the delete is in the
+    /// index, whoever compacts the log sees what took the place of such a value.
+    pub(crate) settled: Lsn,
 }
 
 /// A merge that goes on a step at a time. Holds no thread, no clock and no lock; what it has made
@@ -63,7 +62,7 @@ pub(crate) enum Progress {
 }
 
 /// What a merge has made.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Output {
     /// Names and descriptions of the new runs, in the order of their keys. None of them holds a key
     /// of another.
@@ -72,12 +71,14 @@ pub(crate) struct Output {
 }
 
 /// What a merge left out.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Dropped {
     /// Versions.
     pub(crate) versions: u64,
     /// Bytes of their records.
     pub(crate) record_bytes: u64,
+    /// The same by where the records lie.
+    pub(crate) tally: Tally,
 }
 
 /// The version last come by, written or not, and what it leaves undecided.
@@ -93,7 +94,8 @@ struct Before {
 
 impl<S: Source> Merge<S> {
     /// Begins to write all versions of `source`, but those that need not be kept, into runs of
-    /// about `run_len` bytes with new names from `names`.
+    /// about `run_len` bytes with new names from `names`. What is dropped is counted by where the
+    /// pieces of the log begin: `bases`.
     ///
     /// # Errors
     /// As the source's moves.
@@ -101,6 +103,7 @@ impl<S: Source> Merge<S> {
         mut source: S,
         keep: Keep,
         run_len: u64,
+        bases: Arc<[Lsn]>,
         names: impl FnMut() -> String + Send + 'static,
     ) -> Result<Self> {
         assert!(keep.snapshots.is_sorted(), "snapshots {:?}", keep.snapshots);
@@ -114,7 +117,10 @@ impl<S: Source> Merge<S> {
             made: Vec::new(),
             runs: Vec::new(),
             before: Before::default(),
-            dropped: Dropped::default(),
+            dropped: Dropped {
+                tally: Tally::new(bases),
+                ..Dropped::default()
+            },
         })
     }
 
@@ -129,7 +135,7 @@ impl<S: Source> Merge<S> {
                 self.close_run()?;
                 return Ok(Progress::Done(Output {
                     runs: std::mem::take(&mut self.runs),
-                    dropped: self.dropped,
+                    dropped: std::mem::take(&mut self.dropped),
                 }));
             };
             taken += (entry.key.len() + size_of::<Version>()) as u64;
@@ -179,7 +185,7 @@ impl<S: Source> Merge<S> {
             return Ok(());
         }
         let below_all = newer.is_none() && version.lsn < self.keep.horizon;
-        if version.op == Op::Delete && !self.keep.deletes && below_all {
+        if version.op == Op::Delete && version.lsn < self.keep.settled && below_all {
             self.before.pending = Some(version);
             return Ok(());
         }
@@ -226,7 +232,7 @@ impl<S> fmt::Debug for Merge<S> {
 impl Keep {
     /// Whether a reader is, or may yet be, where the version at `lsn` is the newest, the next one
     /// beginning at `newer`.
-    fn is_seen(&self, lsn: Lsn, newer: Lsn) -> bool {
+    pub(crate) fn is_seen(&self, lsn: Lsn, newer: Lsn) -> bool {
         let above = self.snapshots.partition_point(|at| *at <= lsn);
         newer >= self.horizon || self.snapshots.get(above).is_some_and(|at| *at <= newer)
     }
@@ -236,6 +242,7 @@ impl Dropped {
     fn add(&mut self, version: Version) {
         self.versions += 1;
         self.record_bytes += u64::from(version.len);
+        self.tally.add(version);
     }
 }
 

@@ -12,6 +12,7 @@
 //! **Architecture invariant:** nothing outside this module knows how versions are kept. Readers
 //! never block the writer, nor it them.
 
+mod census;
 mod cursor;
 mod files;
 mod inspect;
@@ -35,7 +36,8 @@ pub(crate) use self::cursor::{Cursor, Direction, Found};
 pub(crate) use self::files::{Flush, IndexFiles, Merging, Which};
 pub(crate) use self::inspect::{forget, inspect};
 pub(crate) use self::merge::Keep;
-pub(crate) use self::view::{Frozen, Index, Runs};
+pub(crate) use self::source::Source;
+pub(crate) use self::view::{Frozen, Index, Runs, VersionCursor};
 
 /// One version of one key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -44,6 +44,9 @@ pub(crate) struct Runs {
     pub(crate) keyspaces: Vec<KeyspaceRecord>,
 }
 
+/// A place among the versions of all runs.
+pub(crate) type VersionCursor = Merged<LevelCursor<Vec<Arc<Run>>>>;
+
 impl Index {
     /// No version but those in `runs`.
     pub(crate) fn new(runs: Arc<Runs>) -> Self {
@@ -183,6 +186,14 @@ impl Runs {
     /// All of them, by level.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Run>> {
         self.levels.runs()
+    }
+
+    /// A place among all their versions.
+    pub(crate) fn cursor(&self) -> VersionCursor {
+        let (newest, deeper) = self.levels.newest_and_deeper();
+        let newest = newest.iter().map(|run| vec![run.clone()]);
+        let sources = newest.chain(deeper.iter().cloned()).map(LevelCursor::new);
+        Merged::new(sources.collect())
     }
 
     fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {

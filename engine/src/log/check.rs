@@ -9,11 +9,12 @@ use super::manifest::{self, Manifest};
 use super::mark::{self, MarkFile};
 use super::open::{Judged, judge};
 use super::segment::{DIR, file_name, ordinal_of};
+use super::sparse::Sparse;
 use super::survey::{Known, Survey, survey};
 use super::walk::offset_in_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    ClusterId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
+    ClusterId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, SparseHeader, to_usize,
 };
 use crate::fs::{Access, Fs, OsFs, Tolerant};
 use crate::index;
@@ -168,17 +169,23 @@ impl Look {
                 Remedy::Repair,
             ));
         }
+        faults.extend(
+            found
+                .sparse
+                .iter()
+                .filter_map(|header| inspect_sparse(fs, header)),
+        );
         let index = index::inspect(fs, manifest.cluster, manifest.node)?;
         faults.extend(index.faults);
         let judged = judge(&found, &manifest, mark, index.replay.as_ref())?;
         faults.extend(lost(&found, &judged, &faults));
         faults.sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
-        let segments = (found.whole.len() + usize::from(found.last.is_some())) as u64;
+        let segments = found.whole.len() + found.sparse.len() + usize::from(found.last.is_some());
         Ok(Self {
             manifest,
             mark_damaged,
             index_damaged: index.is_damaged,
-            segments: segments + found.behind.len() as u64,
+            segments: (segments + found.behind.len()) as u64,
             survey: found,
             judged,
             faults,
@@ -218,6 +225,23 @@ impl Look {
             faults: self.faults,
         }
     }
+}
+
+/// What is wrong with a sparse segment, looking at every byte of it.
+fn inspect_sparse(fs: &dyn Fs, header: &SparseHeader) -> Option<Fault> {
+    let sparse = Sparse::new(header.clone());
+    let looked = sparse
+        .controls(fs)
+        .and_then(|_| sparse.visit(fs, &mut |_, _| Ok(())));
+    looked.err().map(|error| Fault {
+        kind: FaultKind::Sparse,
+        file: sparse.name(),
+        offset: 0,
+        len_bytes: header.file_len(),
+        range: Some(header.range()),
+        what: error.to_string(),
+        remedy: Remedy::Restore,
+    })
 }
 
 /// What was acknowledged, or vouched for, and is simply not there.

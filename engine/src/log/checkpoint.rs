@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use super::manifest::Manifest;
 use super::mark::{Mark, MarkFile};
 use super::open::{ASIDE, lock};
-use super::segment::{DIR, Segment, file_name, ordinal_of};
+use super::segment::{DIR, Piece, Segment, file_name, ordinal_of};
 use super::settle::replace_segment;
+use super::sparse;
 use super::walk::count_frames;
 use super::{Log, LogState};
 use crate::control_file;
@@ -89,19 +90,23 @@ impl Log {
         refuse_unless_empty(to)?;
         to.create_dir("").map_err(making)?;
         to.create_dir(DIR).map_err(making)?;
+        // No file makes room for another meanwhile.
+        let _replacing = self.replacing.lock();
         let chain = *self.cursor(self.visible())?.chain();
-        let segments = self.segments.all();
+        let pieces = self.segments.pieces();
         let end = chain.lsn;
-        for (at, segment) in segments.iter().enumerate() {
-            let base = segment.header.base();
+        for (at, piece) in pieces.iter().enumerate() {
+            let base = piece.start().lsn;
             if base >= end && base > Lsn::ZERO {
                 break;
             }
-            let next = segments
-                .get(at + 1)
-                .filter(|next| next.header.base() <= end);
-            self.put_segment(to, segment, next.map(|next| next.header.start), end)
-                .map_err(making)?;
+            let next = pieces.get(at + 1).map(Piece::start);
+            let next = next.filter(|next| next.lsn <= end);
+            match piece {
+                Piece::Whole(segment) => self.put_segment(to, segment, next, end),
+                Piece::Sparse(sparse) => self.fs.share(&sparse.name(), to, &sparse.name()),
+            }
+            .map_err(making)?;
         }
         to.sync_dir(DIR).map_err(making)?;
         let checkpoint = Checkpoint {
@@ -201,6 +206,13 @@ pub fn restore_on(from: &dyn Fs, to: &dyn Fs, options: &RestoreOptions) -> Resul
     let names = from.list(DIR).map_err(making)?;
     let ordinals = || names.iter().filter_map(|name| ordinal_of(name));
     let last = ordinals().max();
+    for name in names
+        .iter()
+        .filter(|name| sparse::ordinals_of(name).is_some())
+    {
+        let name = format!("{DIR}/{name}");
+        from.share(&name, to, &name).map_err(making)?;
+    }
     for ordinal in ordinals() {
         let name = file_name(ordinal);
         if Some(ordinal) == last {

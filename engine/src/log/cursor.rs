@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::Log;
-use super::segment::damage_hint;
+use super::segment::{Piece, damage_hint};
+use super::sparse::Sparse;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, FRAME_HEADER_LEN, FrameHeader, FrameRun, Lsn};
 
@@ -27,7 +28,8 @@ impl LogCursor {
     /// A cursor at `from`, which must be where a frame begins.
     ///
     /// # Errors
-    /// `NotHeld` when no frame begins there; `Corrupt` when the way there is damaged.
+    /// `NotHeld` when no frame begins there; `LogTruncated` when only a part of the log is left
+    /// there; `Corrupt` when the way there is damaged.
     pub(super) fn new(log: Arc<Log>, from: Lsn) -> Result<Self> {
         let cursor = Self::before(log, from)?;
         if cursor.chain.lsn == from {
@@ -41,10 +43,12 @@ impl LogCursor {
     /// A cursor at the last frame that begins at or before `lsn`, or at the end of the log.
     ///
     /// # Errors
-    /// `Corrupt` when the way there is damaged.
+    /// `LogTruncated` when only a part of the log is left there; `Corrupt` when the way there is
+    /// damaged.
     pub(super) fn before(log: Arc<Log>, lsn: Lsn) -> Result<Self> {
-        let chain = match log.segments.find(lsn) {
-            Some(segment) => segment.header.chain(),
+        let chain = match log.segments.piece(lsn) {
+            Some(Piece::Whole(segment)) => segment.header.chain(),
+            Some(Piece::Sparse(_)) => return Err(log.truncated(lsn)),
             None => Chain::origin(log.cluster()),
         };
         let mut cursor = Self { log, chain };
@@ -80,8 +84,36 @@ impl LogCursor {
     /// the next one ends behind `end` or behind the end of the log.
     ///
     /// # Errors
-    /// `Corrupt` when the bytes do not hold; `Io` when they cannot be read.
+    /// `LogTruncated` when only a part of the log is left there; `Corrupt` when the bytes do not
+    /// hold; `Io` when they cannot be read.
     pub fn next_up_to(&mut self, end: Lsn, len_max: u64) -> Result<Option<FrameRun>> {
+        let from = self.chain.lsn;
+        let next = self.next_in_segment(end, len_max);
+        // Its file may have made room for another one meanwhile.
+        let is_sparse = || matches!(self.log.segments.piece(from), Some(Piece::Sparse(_)));
+        match next {
+            Ok(Some(run)) => {
+                self.chain = *run.after();
+                Ok(Some(run))
+            }
+            _ if is_sparse() => Err(self.log.truncated(from)),
+            none => none,
+        }
+    }
+
+    /// What is left of the log where it stands, if that is not all of it and ends at or below
+    /// `end`; goes on behind it.
+    pub(crate) fn next_sparse(&mut self, end: Lsn) -> Option<Arc<Sparse>> {
+        match self.log.segments.piece(self.chain.lsn) {
+            Some(Piece::Sparse(sparse)) if sparse.range().end <= end => {
+                self.chain = sparse.header.end.chain(self.log.cluster());
+                Some(sparse)
+            }
+            _ => None,
+        }
+    }
+
+    fn next_in_segment(&self, end: Lsn, len_max: u64) -> Result<Option<FrameRun>> {
         let from = self.chain.lsn;
         let Some(segment) = self.log.segments.find(from) else {
             return Ok(None);
@@ -115,7 +147,6 @@ impl LogCursor {
             );
             Error::new(ErrorKind::Corrupt, message)
         })?;
-        self.chain = *run.after();
         Ok(Some(run))
     }
 
@@ -147,6 +178,11 @@ impl LogCursor {
 }
 
 impl Log {
+    /// Why nothing is read from `lsn` on.
+    fn truncated(&self, lsn: Lsn) -> Error {
+        Error::log_truncated(lsn, self.segments.whole_from())
+    }
+
     /// Whole frames that are durable here and continue `at`: at least one, as many as fit in
     /// `len_max` bytes, none of them behind the segment in which the first one lies.
     ///
@@ -154,8 +190,8 @@ impl Log {
     /// from it. So damage before it in the same segment does not matter.
     ///
     /// # Errors
-    /// `NotHeld` where this log does not reach so far, `Conflict` when it holds other frames there,
-    /// `Corrupt` when it is damaged there, `Io`.
+    /// `NotHeld` where this log does not reach so far, `LogTruncated` where only a part of it is left,
+    /// `Conflict` when it holds other frames there, `Corrupt` when it is damaged there, `Io`.
     pub(crate) fn frames_behind(self: &Arc<Self>, at: &Chain, len_max: u64) -> Result<Bytes> {
         let durable = self.positions().durable.lsn;
         let beyond = || {
@@ -190,7 +226,7 @@ impl Log {
 }
 
 /// Length of the whole frames at the start of `bytes`, by the lengths that they announce.
-fn whole_frames(bytes: &[u8]) -> usize {
+pub(super) fn whole_frames(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(len) = bytes.get(at..).and_then(FrameHeader::announced_len) {
         if at + len > bytes.len() {

@@ -25,6 +25,8 @@ pub enum FaultKind {
     Footer,
     /// Frames that were durable do not hold.
     Frames,
+    /// What is left of a stretch of the log that was compacted does not hold.
+    Sparse,
     /// Bytes where a segment has zeros.
     Zeros,
     /// A file is shorter or longer than a segment is.
@@ -57,6 +59,7 @@ impl fmt::Display for FaultKind {
             Self::Header => "header",
             Self::Footer => "footer",
             Self::Frames => "frames",
+            Self::Sparse => "sparse",
             Self::Zeros => "zeros",
             Self::Length => "length",
             Self::AckedTailLost => "acked-tail-lost",
@@ -79,6 +82,9 @@ pub enum Remedy {
     /// `outlast repair --from-peer` does it with the bytes of the other node, `--from DIR` with
     /// those of its directory or a backup of one.
     RepairFrom,
+    /// Nothing mends the file: make the node again with a checkpoint of the other one (`outlast
+    /// checkpoint` there, `outlast restore` here) or from a backup.
+    Restore,
 }
 
 /// One fault: where it is, what it means for the log, and what mends it.

@@ -235,7 +235,12 @@ impl Log {
             segment.release(&*self.fs)?;
             return Ok(Some(Duration::ZERO));
         }
-        self.prepare_step()
+        let rest = self.prepare_step()?;
+        if self.state() == LogState::Reading {
+            return Ok(rest);
+        }
+        let retiring = self.retire_step()?;
+        Ok(rest.into_iter().chain(retiring).min())
     }
 
     /// Keeps the next segment ahead of the log: twice as far filled as the active one.

@@ -13,6 +13,7 @@ mod check;
 mod checked;
 mod checkpoint;
 mod commit;
+mod compact;
 mod cursor;
 mod epoch;
 mod fault;
@@ -29,9 +30,11 @@ mod prepare;
 mod recovery;
 mod repair;
 mod reserve;
+mod retire;
 mod rewind;
 mod segment;
 mod settle;
+mod sparse;
 mod survey;
 mod waiter;
 mod walk;
@@ -51,7 +54,8 @@ use self::manifest::Manifest;
 use self::mark::MarkFile;
 use self::positions::Cell;
 use self::prepare::Ahead;
-use self::segment::Segments;
+use self::retire::Retired;
+use self::segment::{Piece, Segments};
 use self::writer::Writer;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -66,6 +70,7 @@ use crate::kill_points::{Point, pass};
 pub use check::{CheckReport, check, check_on};
 pub(crate) use checked::{Check, Draft};
 pub use checkpoint::{Checkpoint, RestoreOptions, restore_on};
+pub(crate) use compact::{Candidate, Kept, PLACES_AT, Reader, SparseWriter};
 pub use cursor::LogCursor;
 pub use fault::{Fault, FaultKind, Remedy};
 pub use group::Group;
@@ -82,6 +87,7 @@ pub use repair::{
     repair_from, repair_on,
 };
 pub(crate) use segment::damage_hint;
+pub(crate) use sparse::Sparse;
 pub use waiter::CommitFuture;
 
 /// What a log may do at the moment.
@@ -144,6 +150,8 @@ pub(crate) struct Log {
     manifest: Mutex<Manifest>,
     /// Held while a file of the log is put in the place of another.
     replacing: Mutex<()>,
+    /// Files that are no longer part of the log.
+    retired: Mutex<Vec<Retired>>,
     mark: Mutex<MarkFile>,
     history: RwLock<History>,
     state: RwLock<LogState>,
@@ -303,23 +311,39 @@ impl Log {
         LogCursor::before(self.clone(), lsn)
     }
 
-    /// The `len` bytes at `lsn`, which must lie in one frame.
+    /// The `len` bytes at `lsn`, which must lie in one frame; where only a part of the log is left,
+    /// they must be a record's.
     pub(crate) fn read(&self, lsn: Lsn, len: usize) -> Result<Bytes> {
-        let end = lsn.advance(len as u64);
-        let segment = self
-            .segments
-            .find(lsn)
-            .filter(|segment| end <= segment.range().end);
-        let Some(segment) = segment else {
-            let message = format!("no frame holds the {len} bytes at {lsn}");
-            return Err(Error::new(ErrorKind::NotHeld, message));
-        };
-        let bytes = segment.read(&*self.fs, lsn, len)?;
-        if bytes.len() < len {
-            let message = format!("the {len} bytes at {lsn} do not lie in one frame");
-            return Err(Error::new(ErrorKind::NotHeld, message));
+        loop {
+            let Some(piece) = self.segments.piece(lsn) else {
+                return Err(not_in_one_frame(lsn, len));
+            };
+            let fs = &*self.fs;
+            let bytes = match &piece {
+                Piece::Whole(segment) if lsn.advance(len as u64) > segment.range().end => {
+                    return Err(not_in_one_frame(lsn, len));
+                }
+                Piece::Whole(segment) => segment.read(fs, lsn, len),
+                Piece::Sparse(sparse) => sparse.read(fs, lsn, len),
+            };
+            match bytes {
+                Ok(bytes) if bytes.len() < len => return Err(not_in_one_frame(lsn, len)),
+                // Its file may have made room for another one meanwhile.
+                Err(_) if !self.holds(&piece) => {}
+                read => return read,
+            }
         }
-        Ok(bytes)
+    }
+
+    /// Whether a piece of the log still is one.
+    fn holds(&self, piece: &Piece) -> bool {
+        let there = self.segments.piece(piece.start().lsn);
+        there.is_some_and(|there| there.is(piece))
+    }
+
+    /// Up to where only a part of the log is left.
+    pub(crate) fn whole_from(&self) -> Lsn {
+        self.segments.whole_from()
     }
 
     /// Gives the frames of `[from, to)` to `sink`. Answers with the end of the last one.
@@ -427,6 +451,11 @@ impl Log {
             LogState::Writing => panic!("a writing log was asked why it does not write"),
         }
     }
+}
+
+fn not_in_one_frame(lsn: Lsn, len: usize) -> Error {
+    let message = format!("no frame holds the {len} bytes at {lsn}");
+    Error::new(ErrorKind::NotHeld, message)
 }
 
 #[cfg(test)]

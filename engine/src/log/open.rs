@@ -17,8 +17,10 @@ use super::manifest::{Manifest, TailLost};
 use super::mark::{Mark, MarkFile};
 use super::positions::Cell;
 use super::recovery::{self, Facts, Missing, Peer, Plan, Role};
+use super::retire::Retired;
 use super::segment::{self, Segment, Segments, file_name};
 use super::settle::Unsettled;
+use super::sparse::Sparse;
 use super::survey::{Known, Survey, survey};
 use super::walk::offset_in_file;
 use super::writer::Writer;
@@ -152,6 +154,8 @@ impl Log {
             Some(replay) if survey.replay_holds => replay.chain(manifest.cluster),
             _ => Chain::origin(manifest.cluster),
         };
+        let retired = survey.replaced.iter().cloned().map(Retired::File);
+        let retired = retired.collect();
         let unsettled = Some(Unsettled::new(&survey, *facts, *tail_lost));
         let log = Arc::new(Self {
             clock,
@@ -161,6 +165,7 @@ impl Log {
             mark: Mutex::new(mark),
             history: RwLock::new(history),
             state: RwLock::new(state),
+            retired: Mutex::new(retired),
             segments: segments_of(survey),
             replay_from,
             cell,
@@ -290,6 +295,9 @@ pub(super) fn judge(
 
 fn segments_of(survey: Survey) -> Segments {
     let segments = Segments::default();
+    for header in survey.sparse {
+        segments.insert_sparse(Arc::new(Sparse::new(header)));
+    }
     for whole in survey.whole {
         segments.insert(Arc::new(Segment::sealed(
             whole.header,

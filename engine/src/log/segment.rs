@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::sparse::Sparse;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Lsn, LsnRange, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
+use crate::format::{ChainRecord, Lsn, LsnRange, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
 use crate::fs::{Access, File, Fs, MapPages};
 
 pub(super) const DIR: &str = "log";
@@ -229,6 +230,21 @@ impl Segment {
         Ok(whole.freeze())
     }
 
+    /// The whole file of a sealed segment.
+    pub(super) fn map_of_file(&self, fs: &dyn Fs) -> Result<Bytes> {
+        let map = self.mapped(fs, MapPages::WhenRead)?;
+        let end = to_usize(SEGMENT_HEADER_LEN + self.range().len_bytes());
+        if map.len() < end {
+            return Err(self.is_cut(fs, map.len(), end));
+        }
+        Ok(map)
+    }
+
+    /// Whether nobody else holds bytes of its map.
+    fn is_let_go(&self) -> bool {
+        self.map.read().as_ref().is_none_or(Bytes::is_unique)
+    }
+
     fn mapped(&self, fs: &dyn Fs, pages: MapPages) -> Result<Bytes> {
         if let Some(map) = &*self.map.read() {
             return Ok(map.clone());
@@ -245,54 +261,177 @@ impl Segment {
     }
 }
 
-/// All segments, by where they begin. The last one is active.
+/// All that the log consists of, by where it begins. The last piece is a segment, and active.
+///
+/// Invariant: no position is held twice.
 #[derive(Default)]
 pub(super) struct Segments {
-    by_base: RwLock<BTreeMap<Lsn, Arc<Segment>>>,
+    pieces: RwLock<Pieces>,
+}
+
+#[derive(Default)]
+struct Pieces {
+    whole: BTreeMap<Lsn, Arc<Segment>>,
+    sparse: BTreeMap<Lsn, Arc<Sparse>>,
+}
+
+/// A stretch of the log that one file holds.
+#[derive(Clone)]
+pub(super) enum Piece {
+    Whole(Arc<Segment>),
+    Sparse(Arc<Sparse>),
+}
+
+impl Piece {
+    pub(super) fn range(&self) -> LsnRange {
+        match self {
+            Self::Whole(segment) => segment.range(),
+            Self::Sparse(sparse) => sparse.range(),
+        }
+    }
+
+    /// Where the log stands before it.
+    pub(super) fn start(&self) -> ChainRecord {
+        match self {
+            Self::Whole(segment) => segment.header.start,
+            Self::Sparse(sparse) => sparse.header.start,
+        }
+    }
+
+    /// The segments for which it stands, from the first ordinal to the last.
+    pub(super) fn ordinals(&self) -> (u64, u64) {
+        match self {
+            Self::Whole(segment) => (segment.header.ordinal, segment.header.ordinal),
+            Self::Sparse(sparse) => (sparse.header.first, sparse.header.last),
+        }
+    }
+
+    pub(super) fn file_name(&self) -> String {
+        match self {
+            Self::Whole(segment) => file_name(segment.header.ordinal),
+            Self::Sparse(sparse) => sparse.name(),
+        }
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Whole(one), Self::Whole(other)) => Arc::ptr_eq(one, other),
+            (Self::Sparse(one), Self::Sparse(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+
+    /// Whether nobody reads it any more: this is the last handle on it, and nobody holds bytes of
+    /// its map.
+    pub(super) fn is_let_go(&self) -> bool {
+        match self {
+            Self::Whole(segment) => Arc::strong_count(segment) == 1 && segment.is_let_go(),
+            Self::Sparse(sparse) => Arc::strong_count(sparse) == 1 && sparse.is_let_go(),
+        }
+    }
+
+    /// Bytes of its file.
+    pub(super) fn file_len(&self) -> u64 {
+        match self {
+            Self::Whole(segment) => segment.header.segment_size,
+            Self::Sparse(sparse) => sparse.header.file_len(),
+        }
+    }
 }
 
 impl Segments {
     pub(super) fn insert(&self, segment: Arc<Segment>) {
         let base = segment.header.base();
-        let replaced = self.by_base.write().insert(base, segment);
+        let replaced = self.pieces.write().whole.insert(base, segment);
         assert!(replaced.is_none(), "two segments begin at {base}");
+    }
+
+    pub(super) fn insert_sparse(&self, sparse: Arc<Sparse>) {
+        let base = sparse.range().start;
+        let replaced = self.pieces.write().sparse.insert(base, sparse);
+        assert!(replaced.is_none(), "two sparse segments begin at {base}");
     }
 
     /// Forgets a segment that is no longer part of the log.
     pub(super) fn remove(&self, base: Lsn) {
-        let removed = self.by_base.write().remove(&base);
+        let removed = self.pieces.write().whole.remove(&base);
         assert!(removed.is_some(), "no segment begins at {base}");
+    }
+
+    /// Puts `sparse` in the place of `pieces`, which must be all that the log holds there.
+    pub(super) fn replace(&self, pieces: &[Piece], sparse: Arc<Sparse>) {
+        let mut now = self.pieces.write();
+        for piece in pieces {
+            let base = piece.range().start;
+            let there = match piece {
+                Piece::Whole(_) => now.whole.remove(&base).map(Piece::Whole),
+                Piece::Sparse(_) => now.sparse.remove(&base).map(Piece::Sparse),
+            };
+            let same = there.is_some_and(|there| there.is(piece));
+            assert!(same, "the piece at {base} is another one by now");
+        }
+        now.sparse.insert(sparse.range().start, sparse);
     }
 
     /// The segment that holds the byte at `lsn`, or the last one when `lsn` is the end of the log.
     pub(super) fn find(&self, lsn: Lsn) -> Option<Arc<Segment>> {
-        let by_base = self.by_base.read();
-        by_base
-            .range(..=lsn)
-            .next_back()
-            .map(|(_, segment)| segment.clone())
+        let pieces = self.pieces.read();
+        let (base, segment) = pieces.whole.range(..=lsn).next_back()?;
+        let is_last = || {
+            pieces
+                .whole
+                .last_key_value()
+                .is_some_and(|(last, _)| last == base)
+        };
+        (lsn < segment.range().end || is_last()).then(|| segment.clone())
+    }
+
+    /// What holds the byte at `lsn`.
+    pub(super) fn piece(&self, lsn: Lsn) -> Option<Piece> {
+        if let Some(segment) = self.find(lsn) {
+            return Some(Piece::Whole(segment));
+        }
+        let pieces = self.pieces.read();
+        let (_, sparse) = pieces.sparse.range(..=lsn).next_back()?;
+        (lsn < sparse.range().end).then(|| Piece::Sparse(sparse.clone()))
+    }
+
+    /// Up to where only a part of the log is left: from there on all of it is.
+    pub(super) fn whole_from(&self) -> Lsn {
+        let pieces = self.pieces.read();
+        let last = pieces.sparse.last_key_value();
+        last.map_or(Lsn::ZERO, |(_, sparse)| sparse.range().end)
     }
 
     pub(super) fn last(&self) -> Option<Arc<Segment>> {
-        self.by_base
-            .read()
-            .last_key_value()
-            .map(|(_, segment)| segment.clone())
+        let pieces = self.pieces.read();
+        let last = pieces.whole.last_key_value();
+        last.map(|(_, segment)| segment.clone())
     }
 
     /// Sealed segments that are still in memory, oldest first.
     pub(super) fn unreleased(&self) -> Vec<Arc<Segment>> {
-        let by_base = self.by_base.read();
-        let sealed = by_base.len().saturating_sub(1);
-        by_base
-            .values()
-            .take(sealed)
+        let pieces = self.pieces.read();
+        let sealed = pieces.whole.len().saturating_sub(1);
+        let sealed = pieces.whole.values().take(sealed);
+        sealed
             .filter(|segment| segment.in_memory())
             .cloned()
             .collect()
     }
 
+    /// The segments of which all is left.
     pub(super) fn all(&self) -> Vec<Arc<Segment>> {
-        self.by_base.read().values().cloned().collect()
+        self.pieces.read().whole.values().cloned().collect()
+    }
+
+    /// All that the log consists of, in its order.
+    pub(super) fn pieces(&self) -> Vec<Piece> {
+        let pieces = self.pieces.read();
+        let whole = pieces.whole.values().cloned().map(Piece::Whole);
+        let sparse = pieces.sparse.values().cloned().map(Piece::Sparse);
+        let mut all: Vec<_> = whole.chain(sparse).collect();
+        all.sort_by_key(|piece| piece.start().lsn);
+        all
     }
 }

@@ -28,7 +28,7 @@ pub(super) struct Unsettled {
     /// Whole segments whose header or footer must be written again.
     mend: Vec<Whole>,
     /// Files behind the log's end that hold something.
-    behind: Vec<u64>,
+    behind: Vec<String>,
     /// Whether the last segment may be written in place.
     in_place: bool,
 }
@@ -175,14 +175,13 @@ impl Log {
 
     /// Moves files that lie behind the end of the log aside, the last one first: what is left is
     /// always a log without a gap.
-    fn keep_files_aside(&self, ordinals: &[u64], end: crate::Lsn) -> Result<()> {
-        for ordinal in ordinals.iter().rev() {
-            let name = file_name(*ordinal);
+    fn keep_files_aside(&self, names: &[String], end: crate::Lsn) -> Result<()> {
+        for name in names.iter().rev() {
             let short = name.trim_start_matches(DIR).trim_start_matches('/');
             let aside = format!("{ASIDE}/torn-{end}-{}-{short}", self.clock.wall_ms());
             let moving = |error| Error::io(format_args!("move {name} to {aside}"), error);
-            let bytes = read_all(&*self.fs, &name).map_err(moving)?;
-            self.fs.rename(&name, &aside).map_err(moving)?;
+            let bytes = read_all(&*self.fs, name).map_err(moving)?;
+            self.fs.rename(name, &aside).map_err(moving)?;
             self.fs.sync_dir(ASIDE).map_err(moving)?;
             self.fs.sync_dir(DIR).map_err(moving)?;
             let len = written_len(&bytes);

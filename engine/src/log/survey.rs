@@ -1,6 +1,7 @@
 //! Reading all segments of a directory: how far the log holds, what vouches for it, and what does
 //! not hold. Writes nothing, and stops at no fault, so that one look names them all.
 
+mod compacted;
 mod skip;
 
 use std::collections::BTreeMap;
@@ -9,11 +10,13 @@ use bytes::Bytes;
 
 use super::fault::{Fault, FaultKind, Remedy};
 use super::segment::{DIR, file_name, ordinal_of};
+use super::sparse;
 use super::walk::{Epochs, Hole, Walk, count_frames, offset_in_file, walk};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     Chain, ChainRecord, ClusterId, EpochRecord, Lsn, LsnRange, NodeId, Position,
-    SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader, to_usize,
+    SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,
+    SparseHeader, to_usize,
 };
 use crate::fs::{Access, Fs};
 
@@ -64,8 +67,12 @@ pub(super) struct Survey {
     pub(super) vouched: Lsn,
     /// Whether anything but zeros lies behind X.
     pub(super) litter: bool,
+    /// Stretches of the log of which only a part is left, below X.
+    pub(super) sparse: Vec<SparseHeader>,
+    /// Files in whose place a sparse segment stands already: what a crash left of a compaction.
+    pub(super) replaced: Vec<String>,
     /// Files behind the last segment, oldest first, that hold anything but zeros.
-    pub(super) behind: Vec<u64>,
+    pub(super) behind: Vec<String>,
     /// The headers that decode and belong where they are, whatever lies before them.
     pub(super) headers: BTreeMap<u64, SegmentHeader>,
     /// Every fault, in the order of the files. Holes at or above L are told as what a crash left.
@@ -85,9 +92,15 @@ pub(super) fn survey(
     replay: Option<&ChainRecord>,
 ) -> Result<Survey> {
     let mut survey = Surveyor::new(fs, known, replay)?;
-    let first = survey.skip()?;
-    for ordinal in first..=survey.ordinal_max {
-        survey.segment(ordinal)?;
+    let mut ordinal = survey.skip()?;
+    while ordinal <= survey.ordinal_max {
+        if let Some(header) = survey.sparse.get(&ordinal).cloned() {
+            ordinal = header.last + 1;
+            survey.take_sparse(header)?;
+        } else {
+            survey.segment(ordinal)?;
+            ordinal += 1;
+        }
     }
     Ok(survey.finish())
 }
@@ -97,6 +110,8 @@ struct Surveyor<'a> {
     known: &'a Known<'a>,
     epochs: Epochs,
     ordinal_max: u64,
+    /// The sparse segments, by the first ordinal for which each stands.
+    sparse: BTreeMap<u64, SparseHeader>,
     /// The chain that the next segment begins with, if it is known.
     before: Option<Chain>,
     /// Whether all held so far: while it does, the end moves.
@@ -117,6 +132,7 @@ impl<'a> Surveyor<'a> {
             known,
             epochs,
             ordinal_max: 0,
+            sparse: BTreeMap::new(),
             before: Some(origin),
             holding: true,
             found: Survey {
@@ -127,6 +143,8 @@ impl<'a> Surveyor<'a> {
                 epochs: Vec::new(),
                 vouched: Lsn::ZERO,
                 litter: false,
+                sparse: Vec::new(),
+                replaced: Vec::new(),
                 behind: Vec::new(),
                 headers: BTreeMap::new(),
                 faults: Vec::new(),
@@ -140,18 +158,16 @@ impl<'a> Surveyor<'a> {
             if let Some(ordinal) = ordinal_of(&name) {
                 surveyor.ordinal_max = surveyor.ordinal_max.max(ordinal);
                 surveyor.read_header(ordinal)?;
-            } else if name.contains(".seg") {
-                surveyor.found.faults.push(Fault {
-                    kind: FaultKind::Leftover,
-                    file: format!("{DIR}/{name}"),
-                    offset: 0,
-                    len_bytes: 0,
-                    range: None,
-                    what: "a change of a segment was interrupted here".to_owned(),
-                    remedy: Remedy::Start,
-                });
+            } else if let Some(ordinals) = sparse::ordinals_of(&name) {
+                surveyor.read_sparse(ordinals)?;
+            } else if name.contains(".seg") || name.contains(".sparse") {
+                surveyor.leftover(
+                    format!("{DIR}/{name}"),
+                    "a change of a segment was interrupted here",
+                );
             }
         }
+        surveyor.find_replaced();
         Ok(surveyor)
     }
 
@@ -184,7 +200,7 @@ impl<'a> Surveyor<'a> {
 
     fn segment(&mut self, ordinal: u64) -> Result<()> {
         let name = file_name(ordinal);
-        let later_used = self.found.headers.range(ordinal + 1..).next().is_some();
+        let later_used = self.is_used_behind(ordinal);
         let bytes = match self.read(&name) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -208,7 +224,7 @@ impl<'a> Surveyor<'a> {
         let room = room.slice(room.len().min(to_usize(SEGMENT_HEADER_LEN))..);
         let Some((header, header_holds)) = self.header_of(ordinal, &bytes, &room, later_used)
         else {
-            self.found.behind.push(ordinal);
+            self.found.behind.push(file_name(ordinal));
             return Ok(());
         };
         if bytes.len() != size {
@@ -307,8 +323,8 @@ impl<'a> Surveyor<'a> {
         room: &Bytes,
     ) {
         let (ordinal, base) = (header.ordinal, header.base());
-        let next = self.found.headers.get(&(ordinal + 1)).cloned();
-        let later_used = self.found.headers.range(ordinal + 1..).next().is_some();
+        let next = self.start_of(ordinal + 1);
+        let later_used = self.is_used_behind(ordinal);
         let footer_fault = footer.as_ref().err().cloned();
         let footer = footer.ok().filter(|footer| footer.base == base);
         let footer_foreign = footer.is_none() && footer_fault.is_none();
@@ -318,10 +334,7 @@ impl<'a> Surveyor<'a> {
         self.found.vouched = self.found.vouched.max(walked.vouched);
         let mut holes = walked.holes;
         // Where the frames of a sealed segment end, by its footer or by the segment behind it.
-        let sealed_to = footer
-            .as_ref()
-            .map(|footer| footer.end)
-            .or_else(|| next.as_ref().map(|next| next.start));
+        let sealed_to = footer.as_ref().map(|footer| footer.end).or(next);
         let sealed = sealed_to.is_some() || later_used;
         if let Some(end) = sealed_to {
             // What lies behind the frames of a sealed segment is no frame that is missing.
@@ -412,7 +425,7 @@ impl<'a> Surveyor<'a> {
                 self.found.litter |= !clean;
             }
         } else {
-            self.found.behind.push(ordinal);
+            self.found.behind.push(file_name(ordinal));
         }
         let tail_holds = holes
             .last()
@@ -431,8 +444,26 @@ impl<'a> Surveyor<'a> {
             Some(before) => before.lsn,
             None => self.found.end.lsn,
         };
-        let (_, next) = self.found.headers.range(ordinal + 1..).next()?;
-        Some(LsnRange::new(start, next.base()))
+        let whole = self.found.headers.range(ordinal + 1..).next();
+        let sparse = self.sparse.range(ordinal + 1..).next();
+        let whole = whole.map(|(_, header)| header.base());
+        let next = whole
+            .into_iter()
+            .chain(sparse.map(|(_, header)| header.start.lsn));
+        // One that stands where it does not belong is told of by itself.
+        let next = next.filter(|next| *next >= start).min()?;
+        Some(LsnRange::new(start, next))
+    }
+
+    /// Where the log stands before segment `ordinal`, as that one's own file says.
+    fn start_of(&self, ordinal: u64) -> Option<ChainRecord> {
+        let whole = self.found.headers.get(&ordinal).map(|header| header.start);
+        whole.or_else(|| self.sparse.get(&ordinal).map(|header| header.start))
+    }
+
+    fn is_used_behind(&self, ordinal: u64) -> bool {
+        let whole = self.found.headers.range(ordinal + 1..).next().is_some();
+        whole || self.sparse.range(ordinal + 1..).next().is_some()
     }
 
     /// What comes next has no known place in the log.
@@ -460,6 +491,18 @@ impl<'a> Surveyor<'a> {
             .faults
             .sort_by(|a, b| (&a.file, a.offset).cmp(&(&b.file, b.offset)));
         self.found
+    }
+
+    fn leftover(&mut self, file: String, what: &str) {
+        self.found.faults.push(Fault {
+            kind: FaultKind::Leftover,
+            file,
+            offset: 0,
+            len_bytes: 0,
+            range: None,
+            what: what.to_owned(),
+            remedy: Remedy::Start,
+        });
     }
 
     fn fault(

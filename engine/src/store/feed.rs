@@ -40,8 +40,8 @@ impl Feed {
         } else {
             durable
         };
-        // The replay point was shown here, though no frame may say so.
-        let replayed = self.cursor.lock().lsn();
+        // The replay point was shown here, though no frame may say so, and so was what was compacted.
+        let replayed = self.cursor.lock().lsn().max(log.whole_from());
         self.show(log, state, shown.min(durable).max(replayed))?;
         Ok(())
     }
@@ -61,7 +61,7 @@ impl Feed {
         // Shown piece by piece: who is far behind is still seen to move.
         let mut progress = Progress::new(log, cursor.lsn(), target);
         loop {
-            let more = apply_next(&mut cursor, state, target)?;
+            let more = apply_next(log, &mut cursor, state, target)?;
             let end = cursor.lsn();
             progress.reached(log, end);
             // After an epoch that could not begin, the state is ahead of what may be shown.
@@ -113,7 +113,7 @@ impl Feed {
             log.stop_following();
             log.settle()?;
             let end = log.chain().lsn;
-            catch_up(&mut cursor, state, end)?;
+            catch_up(log, &mut cursor, state, end)?;
             assert_eq!(state.end(), end, "all is applied before the next frame is");
         }
         let raise_term = reason == EpochReason::Promotion;
@@ -162,21 +162,26 @@ impl Progress {
 fn replay_visible(log: &Arc<Log>, state: &State) -> Result<(State, LogCursor)> {
     let (fresh, replay) = state.at_replay_point()?;
     let mut cursor = log.cursor_at(replay);
-    catch_up(&mut cursor, &fresh, log.visible())?;
+    catch_up(log, &mut cursor, &fresh, log.visible())?;
     Ok((fresh, cursor))
 }
 
-fn catch_up(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<()> {
-    while apply_next(cursor, state, target)? {}
+fn catch_up(log: &Log, cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<()> {
+    while apply_next(log, cursor, state, target)? {}
     Ok(())
 }
 
-/// Applies the next run of whole frames up to `target`; `false` when there is none.
-fn apply_next(cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<bool> {
+/// Applies the next run of whole frames up to `target`, or what is left of a stretch that was
+/// compacted; `false` when there is none.
+fn apply_next(log: &Log, cursor: &mut LogCursor, state: &State, target: Lsn) -> Result<bool> {
     state.check()?;
     // A node that wrote has applied further than the cursor read.
     if cursor.lsn() < state.end() {
         return Ok(false);
+    }
+    if let Some(sparse) = cursor.next_sparse(target) {
+        state.apply_sparse(log, &sparse)?;
+        return Ok(true);
     }
     let Some(run) = cursor.next_up_to(target, RUN_LEN)? else {
         return Ok(false);

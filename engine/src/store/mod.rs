@@ -25,6 +25,7 @@ use self::feed::Feed;
 use self::state::{FreezeAfter, State};
 use self::upkeep::Upkeep;
 use crate::clock::{Clock, SystemClock};
+use crate::compaction::victims::Aim;
 use crate::config::{Config, InitOptions};
 use crate::entropy::Entropy;
 use crate::error::Result;
@@ -36,6 +37,7 @@ use crate::log::{
     Background, Checkpoint, Log, LogState, Positions, Recovered, RestoreOptions, restore_on,
 };
 use crate::snapshot::Register;
+use crate::tail::Readers;
 
 /// A store of one node: a primary, a standby, or a single node. Cheap to clone; all clones are one.
 ///
@@ -51,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) log: Arc<Log>,
     pub(crate) state: Arc<State>,
     pub(crate) snapshots: Arc<Register>,
+    pub(crate) tails: Arc<Readers>,
     pub(crate) changes: Arc<Changes>,
     feed: Feed,
     upkeep: Arc<Upkeep>,
@@ -72,6 +75,40 @@ pub struct IndexSize {
     pub runs: u64,
     /// The replay point: what the log says below it is on the disk.
     pub replay: Lsn,
+}
+
+/// How large the log is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct LogSize {
+    /// Number of its files.
+    pub files: u64,
+    /// Size of the segments of which all is left, in bytes, the one that is written included.
+    pub whole_bytes: u64,
+    /// Size of the segments of which only what is needed is left, in bytes.
+    pub sparse_bytes: u64,
+    /// Records that are needed, in bytes, as counted when the index was last written out and merged.
+    pub live_bytes: u64,
+    /// From here on all of the log is left.
+    pub whole_from: Lsn,
+    /// Stretches of the log that were compacted since the store was opened.
+    pub compactions: u64,
+    /// Bytes of the log in those.
+    pub compacted_bytes: u64,
+    /// Bytes of records that were written again for them: over the bytes that were committed, this
+    /// is write amplification.
+    pub rewritten_bytes: u64,
+}
+
+/// What a compaction is to achieve.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Compact {
+    /// Room is given back.
+    #[default]
+    Reclaim,
+    /// The same, and records are put in the order of their keys, also where none is given up.
+    Order,
 }
 
 impl Store {
@@ -124,7 +161,7 @@ impl Store {
             entries: config.flush_after_entries,
             log_bytes: config.flush_after_log_bytes,
         };
-        let history_log_bytes = config.history_log_bytes;
+        let kept_log_bytes = (config.history_log_bytes, config.retain_log_bytes);
         let mut on_disk = None;
         let log = Log::open(fs.clone(), clock, config, &mut |cluster, node| {
             on_disk = open_index(&fs, cluster, node);
@@ -142,13 +179,15 @@ impl Store {
         let state = Arc::new(state);
         log.set_sink(state.clone());
         let snapshots = Arc::<Register>::default();
-        snapshots.raise_horizon(files.horizon());
+        snapshots.raise_horizon(files.horizon().max(log.sparse_horizon()));
+        let tails = Arc::<Readers>::default();
         let upkeep = Upkeep::new(
             &log,
             state.clone(),
             snapshots.clone(),
+            tails.clone(),
             files,
-            history_log_bytes,
+            kept_log_bytes,
         );
         let filled = Arc::downgrade(&upkeep);
         state.on_freeze(move || {
@@ -167,6 +206,7 @@ impl Store {
             log,
             state,
             snapshots,
+            tails,
             changes,
             feed,
             upkeep,
@@ -202,7 +242,41 @@ impl Store {
     /// # Errors
     /// `Corrupt` when a run does not hold, `DiskFull`, `Io`.
     pub fn compact_index(&self) -> Result<()> {
-        self.shared.upkeep.compact()
+        self.shared.upkeep.compact_index()
+    }
+
+    /// Gives back the room of records that nobody can ask for any more, now, instead of when they
+    /// are a quarter of the log; with [`Compact::Order`] also puts what is left in the order of its
+    /// keys, which makes ranges of it quick to read. Reads and commits go on.
+    ///
+    /// The last [`Config::history_log_bytes`](crate::Config::history_log_bytes) of the log stay as
+    /// they are, and so does what a standby or a change feed has yet to read.
+    ///
+    /// # Errors
+    /// `Corrupt` when a segment or the index does not hold, `DiskFull`, `Io`.
+    pub fn compact_now(&self, what: Compact) -> Result<()> {
+        let aim = match what {
+            Compact::Reclaim => Aim::Reclaim,
+            Compact::Order => Aim::Order,
+        };
+        self.shared.upkeep.compact(aim)
+    }
+
+    /// How large its log is, and how much of that it needs.
+    #[must_use]
+    pub fn log_size(&self) -> LogSize {
+        let (live_bytes, compacted) = self.shared.upkeep.figures();
+        let sizes = self.log().sizes();
+        LogSize {
+            files: sizes.files,
+            whole_bytes: sizes.whole_bytes,
+            sparse_bytes: sizes.sparse_bytes,
+            live_bytes,
+            whole_from: self.log().whole_from(),
+            compactions: compacted.runs,
+            compacted_bytes: compacted.read_bytes,
+            rewritten_bytes: compacted.written_bytes,
+        }
     }
 
     /// Makes an online backup in `dir`, which must be empty or not there: the log as readers see it

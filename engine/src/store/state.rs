@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Records,
+    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, RecordRef, Records,
 };
 use crate::index::{Frozen, Index, Runs, Version};
 use crate::keyspace::{Catalogue, StoreTag};
-use crate::log::{FrameSink, Log};
+use crate::log::{FrameSink, Kept, Log, Sparse};
 use crate::planted::{Bug, on};
 
 /// When the memtable is frozen, to be written out as a run.
@@ -154,11 +154,14 @@ impl State {
         })?;
         chains.next = chains.next.after(header, epoch.as_ref());
         self.end.store(header.end().0, Ordering::Release);
-        let index = self.index();
+        self.freeze_if_full(chains);
+        Ok(())
+    }
+
+    fn freeze_if_full(&self, mut chains: MutexGuard<'_, Chains>) {
         let log_bytes = chains.next.lsn.bytes_since(chains.memtable_from);
-        let full = index.memtable_versions() >= self.freeze_after.entries
+        let full = self.index().memtable_versions() >= self.freeze_after.entries
             || log_bytes >= self.freeze_after.log_bytes;
-        drop(index);
         if full {
             self.freeze_at(&mut chains);
             drop(chains);
@@ -166,6 +169,39 @@ impl State {
                 listener();
             }
         }
+    }
+
+    /// Adds what is left of a stretch of the log that was compacted, as a whole: there was no state
+    /// within it that could still be asked for.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Io`. The state stays as it was, but for versions that are found at no position.
+    pub(super) fn apply_sparse(&self, log: &Log, sparse: &Sparse) -> Result<()> {
+        self.check()?;
+        let mut chains = self.chains.lock();
+        let (start, end) = (sparse.range().start, &sparse.header.end);
+        assert_eq!(
+            start, chains.next.lsn,
+            "a stretch is applied where the state ends"
+        );
+        let index = self.index();
+        log.visit_sparse(sparse, &mut |kept| {
+            match kept {
+                Kept::Record(lsn, _, record) => insert(&index, lsn, &record),
+                Kept::Control(lsn, FrameKind::Keyspace, payload) => {
+                    let record = KeyspaceRecord::decode(payload).map_err(|fault| {
+                        let message = format!("the keyspace record at {lsn}: {fault}");
+                        Error::new(ErrorKind::Corrupt, message)
+                    })?;
+                    self.catalogue.learn(record)?;
+                }
+                Kept::Control(..) => {}
+            }
+            Ok(())
+        })?;
+        chains.next = end.chain(chains.next.cluster);
+        self.end.store(end.lsn.0, Ordering::Release);
+        self.freeze_if_full(chains);
         Ok(())
     }
 
@@ -202,14 +238,7 @@ impl State {
                     if on(Bug::HalfBatch) && placed.lsn.0 % 64 == 0 {
                         break;
                     }
-                    let record = placed.record;
-                    let version = Version {
-                        lsn: placed.lsn,
-                        len: u32::try_from(record.len)
-                            .unwrap_or_else(|_| panic!("a record of {} bytes", record.len)),
-                        op: record.op,
-                    };
-                    index.insert(record.keyspace, record.key, version);
+                    insert(&index, placed.lsn, &placed.record);
                 }
                 Ok(None)
             }
@@ -227,6 +256,16 @@ impl State {
             FrameKind::Watermark | FrameKind::Protection => Ok(None),
         }
     }
+}
+
+fn insert(index: &Index, lsn: Lsn, record: &RecordRef<'_>) {
+    let version = Version {
+        lsn,
+        len: u32::try_from(record.len)
+            .unwrap_or_else(|_| panic!("a record of {} bytes", record.len)),
+        op: record.op,
+    };
+    index.insert(record.keyspace, record.key, version);
 }
 
 /// A writer's own frames. They were formed here, so one that does not hold is a bug.

@@ -1,5 +1,5 @@
-//! Keeping the index on its disk: memtables are written out, which moves the replay point on, and
-//! runs are merged.
+//! Keeping the store in shape: memtables are written out, which moves the replay point on, runs are
+//! merged, and the log is compacted.
 //!
 //! A step at a time, on the lane that does all background work. Everything here is derived from
 //! the log: what fails is tried again, and nothing is lost.
@@ -10,11 +10,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::state::State;
-use crate::error::{Error, Result};
+use crate::compaction::Compaction;
+use crate::compaction::victims::{Aim, Limits, Weight, pick};
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::Lsn;
 use crate::index::{Flush, Frozen, IndexFiles, Keep, Merging, Which};
-use crate::log::{Background, Log, LogState};
+use crate::log::{Background, Candidate, Log, LogState};
+use crate::planted::{Bug, on};
 use crate::snapshot::Register;
+use crate::tail::Readers;
 
 /// Versions that one step of a flush writes: few milliseconds of work.
 const FLUSH_STEP_LEN: usize = 8192;
@@ -26,12 +30,19 @@ const REST: Duration = Duration::from_millis(2);
 /// Memtables that wait before whoever filled the last one helps to write them out.
 const WAITING_MAX: usize = 4;
 
-/// What writes a store's index out.
+/// Bytes of pieces that are compacted as one, in segments.
+const INPUT_SEGMENTS: u64 = 4;
+/// More of them are not, however large segments are: places in a sparse segment take 32 bits.
+const INPUT_MAX: u64 = 2 << 30;
+
+/// What keeps a store in shape.
 pub(super) struct Upkeep {
     state: Arc<State>,
     snapshots: Arc<Register>,
+    tails: Arc<Readers>,
     log: Weak<Log>,
     history_log_bytes: u64,
+    retain_log_bytes: Option<u64>,
     work: Mutex<Work>,
 }
 
@@ -39,6 +50,18 @@ struct Work {
     files: IndexFiles,
     flush: Option<Flush>,
     merging: Option<Merging>,
+    compaction: Option<Compaction>,
+    /// Whether the last compaction found the disk full.
+    disk_was_full: bool,
+    compacted: Compacted,
+}
+
+/// What compactions have done since the store was opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Compacted {
+    pub(super) runs: u64,
+    pub(super) read_bytes: u64,
+    pub(super) written_bytes: u64,
 }
 
 impl Upkeep {
@@ -46,19 +69,25 @@ impl Upkeep {
         log: &Arc<Log>,
         state: Arc<State>,
         snapshots: Arc<Register>,
+        tails: Arc<Readers>,
         files: IndexFiles,
-        history_log_bytes: u64,
+        (history_log_bytes, retain_log_bytes): (u64, Option<u64>),
     ) -> Arc<Self> {
         let work = Work {
             files,
             flush: None,
             merging: None,
+            compaction: None,
+            disk_was_full: false,
+            compacted: Compacted::default(),
         };
         Arc::new(Self {
             state,
             snapshots,
+            tails,
             log: Arc::downgrade(log),
             history_log_bytes,
+            retain_log_bytes,
             work: Mutex::new(work),
         })
     }
@@ -70,7 +99,7 @@ impl Upkeep {
         };
         log.wake_lane();
         while self.state.index().frozen().count() > WAITING_MAX {
-            match self.work.lock().flush(self, log.visible()) {
+            match self.work.lock().flush(self, &log) {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => return warn(&error),
@@ -84,31 +113,48 @@ impl Upkeep {
         let Some(log) = self.log.upgrade() else {
             return Ok(());
         };
-        while self.work.lock().flush(self, log.visible())? {}
+        while self.work.lock().flush(self, &log)? {}
         Ok(())
     }
 
     /// Writes out all that may be, and merges it into one level.
-    pub(super) fn compact(&self) -> Result<()> {
+    pub(super) fn compact_index(&self) -> Result<()> {
         self.flush_all()?;
         let Some(log) = self.log.upgrade() else {
             return Ok(());
         };
-        while self.work.lock().merge(self, Which::All, log.visible())? {}
+        while self.work.lock().merge(self, Which::All, &log)? {}
         Ok(())
+    }
+
+    /// The same, and compacts the log as far as it may be.
+    pub(super) fn compact(&self, aim: Aim) -> Result<()> {
+        self.compact_index()?;
+        let Some(log) = self.log.upgrade() else {
+            return Ok(());
+        };
+        while self.work.lock().compact(self, aim, &log)? {}
+        log.retire_all()
+    }
+
+    /// Bytes of records that the log must hold, and what compactions have done.
+    pub(super) fn figures(&self) -> (u64, Compacted) {
+        let work = self.work.lock();
+        (work.files.census.total(), work.compacted)
     }
 
     /// Ends for good: writes out all that may be, and leaves no file that is not used.
     pub(super) fn close(&self) -> Result<()> {
         let flushed = self.flush_all();
-        self.work.lock().give_up();
-        flushed
+        let log = self.log.upgrade();
+        self.work.lock().give_up(log.as_deref());
+        flushed.and(log.map_or(Ok(()), |log| log.retire_all()))
     }
 
     /// Gives up what is under way, and begins nothing until the answer is dropped.
     pub(super) fn pause(&self) -> impl Sized + '_ {
         let mut work = self.work.lock();
-        work.give_up();
+        work.give_up(self.log.upgrade().as_deref());
         work
     }
 
@@ -120,25 +166,53 @@ impl Upkeep {
         (oldest.end.lsn <= visible).then(|| oldest.clone())
     }
 
-    /// What a merge must keep: the newest states, as far back as they are promised, and those that
+    /// What must be kept: the newest states, as far back as they are promised, and those that
     /// somebody looks at.
-    fn keep(&self, visible: Lsn) -> Keep {
-        let horizon = Lsn(visible.0.saturating_sub(self.history_log_bytes));
+    fn keep(&self, log: &Log) -> Keep {
+        let horizon = Lsn(log.visible().0.saturating_sub(self.history_log_bytes));
+        let settled = log.settled(Lsn::ZERO, Lsn::ZERO, Lsn::ZERO);
         Keep {
             horizon,
             snapshots: self.snapshots.raise_horizon(horizon),
-            deletes: true,
+            settled: if on(Bug::DeleteLeavesEarly) {
+                horizon
+            } else {
+                settled
+            },
         }
+    }
+
+    /// Below this the log may be compacted: nobody will read it there as a log.
+    fn compactable(&self, log: &Log, replay: Lsn) -> Lsn {
+        let state = log.state();
+        if !matches!(state, LogState::Writing | LogState::Following) {
+            return Lsn::ZERO;
+        }
+        let positions = log.positions();
+        let visible = positions.visible.lsn;
+        // One that is further behind than what is retained begins anew.
+        let retained = self
+            .retain_log_bytes
+            .map_or(Lsn::ZERO, |bytes| Lsn(visible.0.saturating_sub(bytes)));
+        let awaited = |reader: Lsn| reader.max(retained);
+        let replicated = if log.has_peer() && state == LogState::Writing {
+            awaited(positions.replicated.lsn)
+        } else {
+            visible
+        };
+        let tails = self.tails.oldest().map_or(visible, awaited);
+        let history = Lsn(visible.0.saturating_sub(self.history_log_bytes));
+        history.min(replay).min(replicated).min(tails)
     }
 }
 
 impl Work {
     /// Writes some of a memtable out; `false` when none may be.
-    fn flush(&mut self, upkeep: &Upkeep, visible: Lsn) -> Result<bool> {
+    fn flush(&mut self, upkeep: &Upkeep, log: &Log) -> Result<bool> {
         let mut flush = match self.flush.take() {
             Some(flush) => flush,
-            None => match upkeep.due(visible) {
-                Some(frozen) => self.files.begin_flush(frozen)?,
+            None => match upkeep.due(log.visible()) {
+                Some(frozen) => self.files.begin_flush(frozen, log.bases())?,
                 None => return Ok(false),
             },
         };
@@ -164,11 +238,12 @@ impl Work {
     }
 
     /// Merges some more; `false` when nothing needs it.
-    fn merge(&mut self, upkeep: &Upkeep, which: Which, visible: Lsn) -> Result<bool> {
+    fn merge(&mut self, upkeep: &Upkeep, which: Which, log: &Log) -> Result<bool> {
         let mut merging = match self.merging.take() {
             Some(merging) => merging,
             None => {
-                let begun = self.files.begin_merge(which, || upkeep.keep(visible))?;
+                let files = &mut self.files;
+                let begun = files.begin_merge(which, || log.bases(), || upkeep.keep(log))?;
                 // Some may have been listed anew.
                 if !Arc::ptr_eq(upkeep.state.index().runs(), self.files.runs()) {
                     upkeep.state.set_runs(self.files.runs().clone(), None);
@@ -201,12 +276,74 @@ impl Work {
         Ok(true)
     }
 
-    fn give_up(&mut self) {
+    /// Compacts some more of the log; `false` when nothing needs it.
+    fn compact(&mut self, upkeep: &Upkeep, aim: Aim, log: &Log) -> Result<bool> {
+        let mut compaction = match self.compaction.take() {
+            Some(compaction) => compaction,
+            None => match self.begin_compaction(upkeep, aim, log)? {
+                Some(compaction) => compaction,
+                None => return Ok(false),
+            },
+        };
+        let stepped = compaction.step(log);
+        if matches!(stepped, Ok(true)) {
+            self.compaction = Some(compaction);
+            return Ok(true);
+        }
+        let (from, to, left) = compaction.outcome();
+        let done = match stepped {
+            Ok(_) => compaction.finish(log),
+            Err(error) => {
+                compaction.give_up(log);
+                Err(error)
+            }
+        };
+        self.disk_was_full = done
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::DiskFull);
+        done?;
+        self.files.census.set(from, to, left);
+        self.compacted.runs += 1;
+        self.compacted.read_bytes += to.bytes_since(from);
+        self.compacted.written_bytes += left;
+        tracing::debug!(%from, %to, left_bytes = left, "the log was compacted");
+        Ok(true)
+    }
+
+    fn begin_compaction(&self, upkeep: &Upkeep, aim: Aim, log: &Log) -> Result<Option<Compaction>> {
+        let runs = self.files.runs();
+        let candidates = log.candidates(upkeep.compactable(log, runs.replay.lsn));
+        let weigh = |one: &Candidate| Weight {
+            len: one.len_bytes(),
+            live: self.files.census.between(one.base(), one.end()),
+            deletes: one.deletes_len(),
+        };
+        let weights: Vec<_> = candidates.iter().map(weigh).collect();
+        let limits = Limits {
+            output: log.segment_size(),
+            input: (INPUT_SEGMENTS * log.segment_size()).min(INPUT_MAX),
+        };
+        let aim = match aim {
+            Aim::Needed if self.disk_was_full => Aim::NeededOnFullDisk,
+            aim => aim,
+        };
+        let Some(picked) = pick(&weights, aim, limits) else {
+            return Ok(None);
+        };
+        let victims = candidates.get(picked).unwrap_or_default().to_vec();
+        let keep = upkeep.keep(log);
+        Compaction::new(log, victims, keep, runs.cursor()).map(Some)
+    }
+
+    fn give_up(&mut self, log: Option<&Log>) {
         if let Some(flush) = self.flush.take() {
             self.files.abandon_flush(&flush);
         }
         if let Some(merging) = self.merging.take() {
             self.files.abandon_merge(&merging);
+        }
+        if let (Some(compaction), Some(log)) = (self.compaction.take(), log) {
+            compaction.give_up(log);
         }
     }
 }
@@ -219,12 +356,11 @@ impl Background for Upkeep {
         if matches!(log.state(), LogState::Poisoned(_)) {
             return Ok(None);
         }
-        let visible = log.visible();
         let mut work = self.work.lock();
-        if work.flush(self, visible)? {
+        if work.flush(self, &log)? {
             return Ok(Some(Duration::ZERO));
         }
-        if work.merge(self, Which::Needed, visible)? {
+        if work.merge(self, Which::Needed, &log)? || work.compact(self, Aim::Needed, &log)? {
             return Ok(Some(REST));
         }
         let waits = self.state.index().frozen().next().is_some();

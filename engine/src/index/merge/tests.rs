@@ -94,7 +94,7 @@ fn build(fs: &MemFs, writes: &[Write]) -> Parts {
     let all = || Keep {
         horizon: Lsn::ZERO,
         snapshots: Vec::new(),
-        deletes: true,
+        settled: Lsn::ZERO,
     };
     for (number, memtable) in held.into_iter().enumerate() {
         let run_len = if number == PARTS - 1 { 1 } else { RUN_LEN };
@@ -105,9 +105,9 @@ fn build(fs: &MemFs, writes: &[Write]) -> Parts {
             continue;
         }
         let names = move || names.next().unwrap();
-        let merge = Merge::new(memtable.cursor(), all(), run_len, names).unwrap();
+        let merge = Merge::new(memtable.cursor(), all(), run_len, Arc::default(), names).unwrap();
         let output = finish(fs, merge, u64::MAX);
-        assert_eq!(output.dropped, Dropped::default());
+        assert_eq!(output.dropped.versions, 0);
         let list = if number == PARTS - 1 {
             &mut parts.level
         } else {
@@ -190,7 +190,7 @@ fn kept(versions: &[Version], keep: &Keep) -> BTreeSet<u64> {
         .collect();
     let last = versions.last().unwrap();
     let alone = seen.len() == 1 && last.op == Op::Delete && last.lsn < keep.horizon;
-    if alone && !keep.deletes {
+    if alone && last.lsn < keep.settled {
         BTreeSet::new()
     } else {
         seen
@@ -228,7 +228,7 @@ proptest! {
         writes in vec(write(), 1..250),
         horizon in 0u64..2600,
         snapshots in vec(0u64..2600, 0..4),
-        deletes in any::<bool>(),
+        settled in 0..2000u64,
         budget_bytes in 1u64..5000,
         run_len in prop_oneof![Just(1u64), Just(20_000), Just(RUN_LEN)],
     ) {
@@ -236,10 +236,10 @@ proptest! {
         let parts = build(&fs, &writes);
         let mut snapshots: Vec<Lsn> = snapshots.into_iter().map(Lsn).collect();
         snapshots.sort_unstable();
-        let keep = Keep { horizon: Lsn(horizon), snapshots, deletes };
+        let keep = Keep { horizon: Lsn(horizon), snapshots, settled: Lsn(settled) };
         let mut names = (0..).map(|n| format!("out-{n}"));
         let names = move || names.next().unwrap();
-        let merge = Merge::new(parts.merged(), keep.clone(), run_len, names).unwrap();
+        let merge = Merge::new(parts.merged(), keep.clone(), run_len, Arc::default(), names).unwrap();
         let output = finish(&fs, merge, budget_bytes);
         let runs = open(&fs, &output);
         runs.iter().for_each(|run| run.verify().unwrap());

@@ -84,11 +84,11 @@ fn figures() {
         let keep = Keep {
             horizon: Lsn::ZERO,
             snapshots: Vec::new(),
-            deletes: true,
+            settled: Lsn::ZERO,
         };
         let mut names = (0..).map(|n| format!("merged-{n}"));
         let names = move || names.next().unwrap();
-        let mut merge = Merge::new(parts, keep, RUN_LEN, names).unwrap();
+        let mut merge = Merge::new(parts, keep, RUN_LEN, Arc::default(), names).unwrap();
         loop {
             if let Progress::Done(output) = merge.step(&fs, 1 << 20).unwrap() {
                 return output

@@ -17,7 +17,7 @@ use crate::format::{
 };
 use crate::fs::{Tolerant, read_all};
 use crate::log::fault::{Fault, FaultKind, Remedy};
-use crate::log::segment::{Segment, file_name};
+use crate::log::segment::{Piece, Segment, file_name};
 use crate::log::settle::replace_segment;
 use crate::log::walk::{Epochs, count_frames, offset_in_file, walk};
 use crate::log::{Log, LogState};
@@ -79,16 +79,23 @@ impl Log {
         Ok(report)
     }
 
-    /// The sealed segments, and where the log stands behind each.
+    /// The sealed segments of which all is left, and where the log stands behind each.
     fn sealed(&self) -> Vec<(Arc<Segment>, Chain)> {
-        let (segments, end) = {
+        let (pieces, end) = {
             let writer = self.writer.lock();
-            (self.segments.all(), writer.chain)
+            (self.segments.pieces(), writer.chain)
         };
-        let behind = segments.iter().skip(1).map(|next| next.header.chain());
-        let last_is_sealed = segments.last().is_some_and(|last| !last.in_memory());
+        let behind = pieces
+            .iter()
+            .skip(1)
+            .map(|next| next.start().chain(self.cluster));
+        let whole = |(piece, end): (&Piece, Chain)| match piece {
+            Piece::Whole(segment) => Some((segment.clone(), end)),
+            Piece::Sparse(_) => None,
+        };
+        let last_is_sealed = self.segments.last().is_some_and(|last| !last.in_memory());
         let behind = behind.chain(last_is_sealed.then_some(end));
-        segments.iter().cloned().zip(behind).collect()
+        pieces.iter().zip(behind).filter_map(whole).collect()
     }
 }
 

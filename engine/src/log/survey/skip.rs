@@ -29,14 +29,25 @@ impl Surveyor<'_> {
         if !self.knows(replay) || !self.knows(&header.start) {
             return Ok(1);
         }
-        let mut whole = Vec::new();
-        for ordinal in 1..first {
+        let (mut whole, mut sparse) = (Vec::new(), Vec::new());
+        let mut ordinal = 1;
+        while ordinal < first {
+            if let Some(header) = self.sparse.get(&ordinal) {
+                let next = self.start_of(header.last + 1);
+                if next != Some(header.end) || !self.knows(&header.end) {
+                    return Ok(1);
+                }
+                ordinal = header.last + 1;
+                sparse.push(header.clone());
+                continue;
+            }
             match self.look(ordinal)? {
                 Some(found) => whole.push(found),
                 None => return Ok(1),
             }
+            ordinal += 1;
         }
-        self.found.whole = whole;
+        (self.found.whole, self.found.sparse) = (whole, sparse);
         self.found.end = chain;
         self.found.ends = vec![chain.position()];
         self.before = Some(chain);
@@ -45,16 +56,15 @@ impl Surveyor<'_> {
 
     /// Whether the manifest names the epoch in which `record` stands: one that does not is an older
     /// copy, and the log must tell.
-    fn knows(&self, record: &ChainRecord) -> bool {
+    pub(super) fn knows(&self, record: &ChainRecord) -> bool {
         let (_, _, id) = record.epoch;
         id == EpochId::NONE || self.known.epochs.iter().any(|epoch| epoch.id == id)
     }
 
     /// A sealed segment from outside; `None` when it is not between its neighbours as it should be.
     fn look(&self, ordinal: u64) -> Result<Option<Whole>> {
-        let headers = &self.found.headers;
-        let (Some(header), Some(next)) = (headers.get(&ordinal), headers.get(&(ordinal + 1)))
-        else {
+        let header = self.found.headers.get(&ordinal);
+        let (Some(header), Some(next)) = (header, self.start_of(ordinal + 1)) else {
             return Ok(None);
         };
         let name = file_name(ordinal);
@@ -71,7 +81,7 @@ impl Surveyor<'_> {
         Ok(footer
             .ok()
             .filter(|footer| len == size && footer.base == header.base())
-            .filter(|footer| footer.end == next.start)
+            .filter(|footer| footer.end == next)
             .map(|footer| Whole {
                 header,
                 footer,

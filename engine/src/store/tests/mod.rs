@@ -1,6 +1,7 @@
 //! The store against what was committed to it.
 
 mod checkpoint;
+mod compact;
 mod follow;
 mod racing;
 mod read;
