@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::fs::Access;
 use crate::kill_points::{Point, pass};
 
-/// Bytes by which a file is shrunk at a time.
-const STEP_LEN: u64 = 4 << 20;
+/// A file is shrunk by this part of a segment at a time.
+const STEPS: u64 = 16;
 /// How long the file system rests between two steps.
 const REST: Duration = Duration::from_millis(5);
 
@@ -77,10 +77,11 @@ impl Log {
         }
         let file = self.fs.open(name, Access::Write).map_err(doing)?;
         let len = file.len_bytes().map_err(doing)?;
-        if len <= STEP_LEN {
+        let step = self.segment_size / STEPS;
+        if len <= step {
             return Ok(false);
         }
-        file.set_len(len - STEP_LEN).map_err(doing)?;
+        file.set_len(len - step).map_err(doing)?;
         pass(Point::RetiredPart);
         Ok(true)
     }

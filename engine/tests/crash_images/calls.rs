@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
-use outlast_engine::{Batch, CommitError, CommitOptions, EpochReason, InitOptions, Result, Store};
+use outlast_engine::{
+    Batch, CommitError, CommitOptions, Compact, EpochReason, InitOptions, Result, Store,
+};
 
 use super::disk::{Disk, Failing};
 use super::workload::{SEGMENT_SIZE, StillClock, open};
@@ -34,6 +36,8 @@ fn work(disk: &Disk, clock: &Arc<StillClock>, told: &mut Told) -> Result<()> {
         };
         let _ = store.background_step();
     }
+    // Whether or not it could be done, what was acknowledged is there.
+    let _ = store.compact_now(Compact::Order);
     store.close()
 }
 

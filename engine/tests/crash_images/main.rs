@@ -241,7 +241,7 @@ fn every_nested_image(expected: &Expected<'_>, disk: &Disk, found: u64) -> Resul
 #[test]
 fn every_crash_image_recovers() {
     let lives = std::env::var("OUTLAST_CRASH_SEEDS");
-    let lives = lives.map_or(8, |count| count.parse().expect("a number of lives"));
+    let lives = lives.map_or(4, |count| count.parse().expect("a number of lives"));
     let mut counts = Counts::default();
     for seed in 1..=lives {
         let (primary, standby) = life(seed, 160);

@@ -14,7 +14,7 @@ use outlast_engine::clock::Clock;
 use outlast_engine::format::{ClusterId, FrameRun, ProtectionRecord};
 use outlast_engine::{
     Batch, CommitOptions, Config, EpochReason, InitOptions, Keyspace, LogCursor, Lsn, Receipt,
-    Store,
+    ReplicaPositions, Store,
 };
 
 use super::disk::{Disk, Failing};
@@ -190,7 +190,7 @@ impl Node {
                 receipts.push(finish(future).unwrap());
             }
             self.must_hold(self.commits());
-            for _ in 0..dice.below(3) {
+            for _ in 0..dice.below(6) {
                 let _ = self.store().background_step();
             }
             if dice.below(12) == 0 {
@@ -271,9 +271,16 @@ fn sync(primary: &Node, standby: &mut Node, dice: &mut Dice) {
     if dice.below(4) == 0 {
         standby.clock.advance(60);
     }
-    for _ in 0..dice.below(3) {
+    for _ in 0..dice.below(6) {
         let _ = standby.store().background_step();
     }
+    // What the standby has, the primary may compact.
+    let reached = standby.store().positions();
+    primary.store().set_replica_positions(ReplicaPositions {
+        received: reached.appended,
+        durable: reached.durable,
+        applied: reached.visible,
+    });
 }
 
 /// The standby throws away the last of what it received, as after a fork, and is sent it again.
@@ -333,5 +340,9 @@ pub(crate) fn life(seed: u64, commits: usize) -> (Node, Node) {
     standby.write(commits / 8, &mut dice);
     standby.fail();
     standby.write(commits / 8, &mut dice);
+    for node in [&primary, &standby] {
+        let compacted = node.store().log_size().sparse_bytes;
+        assert!(compacted > 0, "a life without a compaction");
+    }
     (primary, standby)
 }

@@ -91,7 +91,10 @@ fn what_is_overwritten_leaves_the_log_by_itself_and_what_is_left_is_whole() {
     let truncated = store.tail(Lsn::ZERO).unwrap_err();
     assert_eq!(truncated.oldest(), Some(size.whole_from));
     assert_eq!(truncated.duplicate().oldest(), Some(size.whole_from));
-    assert_eq!(kind(store.log_cursor(Lsn(8)).map(drop)), ErrorKind::LogTruncated);
+    assert_eq!(
+        kind(store.log_cursor(Lsn(8)).map(drop)),
+        ErrorKind::LogTruncated
+    );
     let mut tail = store.tail(size.whole_from).unwrap();
     assert!(tail.poll().unwrap().is_some());
     store.close().unwrap();
@@ -318,7 +321,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(60))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn every_state_that_may_be_asked_for_is_the_one_that_was(
