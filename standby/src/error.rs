@@ -100,6 +100,7 @@ impl From<outlast_engine::Error> for Error {
             | ErrorKind::Conflict
             | ErrorKind::Locked
             | ErrorKind::NotHeld
+            | ErrorKind::LogTruncated
             | ErrorKind::Skipped
             | ErrorKind::AlreadyInitialised => FailureKind::Refused,
             _ => FailureKind::Failed,

@@ -14,7 +14,8 @@ use super::survey::{Known, Survey, survey};
 use super::walk::offset_in_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    ClusterId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, SparseHeader, to_usize,
+    ChainRecord, ClusterId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, SparseHeader,
+    to_usize,
 };
 use crate::fs::{Access, Fs, OsFs, Tolerant};
 use crate::index;
@@ -208,6 +209,16 @@ impl Look {
         });
         let used = self.survey.headers.keys().copied();
         faulty.chain(used)
+    }
+
+    /// What stands in the place of segment `ordinal` and of others behind it.
+    pub(super) fn stretch(&self, ordinal: u64) -> Option<&SparseHeader> {
+        self.survey.stretches.get(&ordinal)
+    }
+
+    /// Where the log stands before a segment, if its file says so.
+    pub(super) fn start_of(&self, ordinal: u64) -> Option<ChainRecord> {
+        self.survey.start_of(ordinal)
     }
 
     /// The header of a segment, if its file has one that belongs there.

@@ -75,6 +75,8 @@ pub(super) struct Survey {
     pub(super) behind: Vec<String>,
     /// The headers that decode and belong where they are, whatever lies before them.
     pub(super) headers: BTreeMap<u64, SegmentHeader>,
+    /// The sparse segments, likewise, by the first ordinal for which each stands.
+    pub(super) stretches: BTreeMap<u64, SparseHeader>,
     /// Every fault, in the order of the files. Holes at or above L are told as what a crash left.
     pub(super) faults: Vec<Fault>,
     /// Whether a frame ends below X where the replay point says that one does.
@@ -94,7 +96,7 @@ pub(super) fn survey(
     let mut survey = Surveyor::new(fs, known, replay)?;
     let mut ordinal = survey.skip()?;
     while ordinal <= survey.ordinal_max {
-        if let Some(header) = survey.sparse.get(&ordinal).cloned() {
+        if let Some(header) = survey.found.stretches.get(&ordinal).cloned() {
             ordinal = header.last + 1;
             survey.take_sparse(header)?;
         } else {
@@ -105,13 +107,21 @@ pub(super) fn survey(
     Ok(survey.finish())
 }
 
+impl Survey {
+    /// Where the log stands before segment `ordinal`, as that one's own file says.
+    pub(super) fn start_of(&self, ordinal: u64) -> Option<ChainRecord> {
+        let whole = self.headers.get(&ordinal).map(|header| header.start);
+        whole.or_else(|| self.stretches.get(&ordinal).map(|header| header.start))
+    }
+}
+
 struct Surveyor<'a> {
     fs: &'a dyn Fs,
     known: &'a Known<'a>,
     epochs: Epochs,
     ordinal_max: u64,
-    /// The sparse segments, by the first ordinal for which each stands.
-    sparse: BTreeMap<u64, SparseHeader>,
+    /// Files that are named like sparse segments and do not hold: ordinals, and why.
+    unsound: Vec<(u64, u64, String)>,
     /// The chain that the next segment begins with, if it is known.
     before: Option<Chain>,
     /// Whether all held so far: while it does, the end moves.
@@ -132,7 +142,7 @@ impl<'a> Surveyor<'a> {
             known,
             epochs,
             ordinal_max: 0,
-            sparse: BTreeMap::new(),
+            unsound: Vec::new(),
             before: Some(origin),
             holding: true,
             found: Survey {
@@ -147,6 +157,7 @@ impl<'a> Surveyor<'a> {
                 replaced: Vec::new(),
                 behind: Vec::new(),
                 headers: BTreeMap::new(),
+                stretches: BTreeMap::new(),
                 faults: Vec::new(),
                 replay_holds: false,
             },
@@ -445,7 +456,7 @@ impl<'a> Surveyor<'a> {
             None => self.found.end.lsn,
         };
         let whole = self.found.headers.range(ordinal + 1..).next();
-        let sparse = self.sparse.range(ordinal + 1..).next();
+        let sparse = self.found.stretches.range(ordinal + 1..).next();
         let whole = whole.map(|(_, header)| header.base());
         let next = whole
             .into_iter()
@@ -455,15 +466,13 @@ impl<'a> Surveyor<'a> {
         Some(LsnRange::new(start, next))
     }
 
-    /// Where the log stands before segment `ordinal`, as that one's own file says.
     fn start_of(&self, ordinal: u64) -> Option<ChainRecord> {
-        let whole = self.found.headers.get(&ordinal).map(|header| header.start);
-        whole.or_else(|| self.sparse.get(&ordinal).map(|header| header.start))
+        self.found.start_of(ordinal)
     }
 
     fn is_used_behind(&self, ordinal: u64) -> bool {
         let whole = self.found.headers.range(ordinal + 1..).next().is_some();
-        whole || self.sparse.range(ordinal + 1..).next().is_some()
+        whole || self.found.stretches.range(ordinal + 1..).next().is_some()
     }
 
     /// What comes next has no known place in the log.

@@ -95,6 +95,7 @@ impl CloseReason {
     #[must_use]
     pub const fn is_alarm(&self) -> bool {
         match self {
+            Self::Bye(ByeReason::Truncated) | Self::Ended(ByeReason::Truncated) => true,
             Self::Bye(_)
             | Self::Ended(_)
             | Self::Silent

@@ -325,6 +325,9 @@ pub enum ByeReason {
     Withdrawn,
     /// The process is closing.
     Stopping,
+    /// The primary's log was compacted where the standby would have gone on: the standby must be
+    /// made again, from a checkpoint.
+    Truncated,
 }
 
 impl Message {

@@ -153,6 +153,7 @@ impl Sender {
             }
             SenderInput::LogBytes { from, bytes } => self.on_log_bytes(from, bytes),
             SenderInput::LogFailed => Err(CloseReason::OwnLogFailed),
+            SenderInput::LogTruncated => Err(self.bye(ByeReason::Truncated)),
             SenderInput::AttachmentNoted => self.attach(),
             SenderInput::Appended(position) => self.on_fetched(position, false),
             SenderInput::Durable(position) => self.on_fetched(position, true),

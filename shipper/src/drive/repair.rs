@@ -143,7 +143,7 @@ fn read(store: &Store, at: &Chain, len_max: u64) -> Result<Bytes, NotGiven> {
     store.frames_behind(at, len_max).map_err(|error| {
         tracing::warn!(%error, at = %at.lsn, "the peer was not given what it lacks");
         match error.kind() {
-            ErrorKind::NotHeld => NotGiven::NotHeld {
+            ErrorKind::NotHeld | ErrorKind::LogTruncated => NotGiven::NotHeld {
                 durable: store.positions().durable.lsn,
             },
             ErrorKind::Conflict => NotGiven::OtherHistory,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use outlast_engine::format::{FrameRun, Lsn, Position};
 use outlast_engine::kill_points::{Point, pass};
-use outlast_engine::{LogState, ReplicaPositions, Result, Store};
+use outlast_engine::{ErrorKind, LogState, ReplicaPositions, Result, Store};
 use outlast_proto::{
     CloseReason, ConflictKind, Message, MonoTime, PrimaryState, PrimaryView, RunHeader, Sender,
     SenderEvent, SenderInput, SenderOutput, SenderStatus, Term,
@@ -214,6 +214,11 @@ fn fetch(store: &Store, run: &FrameRun) -> Result<Position> {
 fn log_bytes(from: Lsn, bytes: Result<Bytes>) -> SenderInput {
     match bytes {
         Ok(bytes) => SenderInput::LogBytes { from, bytes },
+        Err(error) if error.kind() == ErrorKind::LogTruncated => {
+            tracing::error!(%error, "the standby is further behind than the log is kept: make it \
+                again with `outlast checkpoint` here and `outlast restore` there");
+            SenderInput::LogTruncated
+        }
         Err(error) => {
             tracing::error!(%error, "the log cannot be read for shipping");
             SenderInput::LogFailed

@@ -90,6 +90,7 @@ pub(crate) fn faults_table(faults: &[Fault]) -> String {
         let remedy = match fault.remedy {
             Remedy::Start => "next start",
             Remedy::Repair => "repair",
+            Remedy::Restore => "restore",
             _ => "repair --from-peer",
         };
         vec![
@@ -124,6 +125,12 @@ fn next(faults: &[Fault], dir: &Path) -> Option<String> {
             .iter()
             .any(|fault| !fault.kind.is_of_a_crash() && fault.remedy == remedy)
     };
+    if needs(Remedy::Restore) {
+        return Some(format!(
+            "make this node again: outlast checkpoint --dir OTHER --to BACKUP on the other node, then \
+             outlast restore --from BACKUP --to a new directory; keep {dir} until it runs"
+        ));
+    }
     if needs(Remedy::RepairFrom) {
         return Some(format!(
             "outlast repair --dir {dir} --from-peer (where the other node runs; else --from DIR: its \

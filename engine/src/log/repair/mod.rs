@@ -174,7 +174,16 @@ impl Repair<'_, '_> {
             .iter()
             .for_each(|epoch| epochs.learn(epoch));
         let mut chain = Chain::origin(manifest.cluster);
-        for ordinal in 1..=last {
+        let mut next = 1;
+        while next <= last {
+            let ordinal = next;
+            if let Some(stretch) = look.stretch(ordinal) {
+                // Not frames any more: nothing here mends it.
+                chain = stretch.end.chain(manifest.cluster);
+                next = stretch.last + 1;
+                continue;
+            }
+            next += 1;
             let name = file_name(ordinal);
             let mut local = self.read(self.fs, &name)?;
             if SegmentHeader::decode(&local).is_ok() && look.header(ordinal).is_none() {
@@ -220,7 +229,7 @@ impl Repair<'_, '_> {
     ) -> Result<Option<Mended>> {
         let segment_size = look.manifest.segment_size;
         let header = SegmentHeader::new(start, ordinal, segment_size);
-        let next = look.header(ordinal + 1).map(|next| next.start);
+        let next = look.start_of(ordinal + 1);
         let own_footer = || footer_of(local, &header).map(|footer| footer.end);
         let job = Job {
             start: *start,

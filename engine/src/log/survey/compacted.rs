@@ -17,9 +17,9 @@ impl Surveyor<'_> {
         let what = match read.map_err(|error| self.reading(&name, error))? {
             Ok(header) if self.is_of_here(&header, first, last) => {
                 // Of two that begin alike the one that stands for more was made last.
-                let other = self.sparse.insert(first, header);
+                let other = self.found.stretches.insert(first, header);
                 if let Some(other) = other.filter(|other| other.last > last) {
-                    self.sparse.insert(first, other);
+                    self.found.stretches.insert(first, other);
                 }
                 return Ok(());
             }
@@ -30,15 +30,7 @@ impl Surveyor<'_> {
             }
             Err(fault) => fault.to_string(),
         };
-        self.found.faults.push(Fault {
-            kind: FaultKind::Sparse,
-            file: name,
-            offset: 0,
-            len_bytes: 0,
-            range: None,
-            what,
-            remedy: Remedy::Restore,
-        });
+        self.unsound.push((first, last, what));
         Ok(())
     }
 
@@ -50,7 +42,7 @@ impl Surveyor<'_> {
     pub(super) fn find_replaced(&mut self) {
         let mut behind = 0;
         let mut replaced = Vec::new();
-        self.sparse.retain(|first, header| {
+        self.found.stretches.retain(|first, header| {
             let within = *first <= behind;
             behind = behind.max(header.last);
             if within {
@@ -59,7 +51,7 @@ impl Surveyor<'_> {
             !within
         });
         let stood_for = |ordinal: u64| {
-            let (_, header) = self.sparse.range(..=ordinal).next_back()?;
+            let (_, header) = self.found.stretches.range(..=ordinal).next_back()?;
             (ordinal <= header.last).then_some(())
         };
         let names = self.fs.list(super::DIR).unwrap_or_default();
@@ -71,12 +63,34 @@ impl Surveyor<'_> {
                 }
                 // One that begins where a longer one does.
                 (None, Some((first, last)))
-                    if self.sparse.get(&first).is_some_and(|one| one.last > last) =>
+                    if self
+                        .found
+                        .stretches
+                        .get(&first)
+                        .is_some_and(|one| one.last > last) =>
                 {
                     replaced.push(sparse::file_name(first, last));
                 }
                 _ => {}
             }
+        }
+        // One that is on its way out may be shorter than it was.
+        for (first, last, what) in std::mem::take(&mut self.unsound) {
+            let file = sparse::file_name(first, last);
+            let stretch = self.found.stretches.range(..=first).next_back();
+            if stretch.is_some_and(|(_, stretch)| last <= stretch.last) {
+                replaced.push(file);
+                continue;
+            }
+            self.found.faults.push(Fault {
+                kind: FaultKind::Sparse,
+                file,
+                offset: 0,
+                len_bytes: 0,
+                range: None,
+                what,
+                remedy: Remedy::Restore,
+            });
         }
         replaced.sort();
         replaced.dedup();

@@ -32,7 +32,7 @@ impl Surveyor<'_> {
         let (mut whole, mut sparse) = (Vec::new(), Vec::new());
         let mut ordinal = 1;
         while ordinal < first {
-            if let Some(header) = self.sparse.get(&ordinal) {
+            if let Some(header) = self.found.stretches.get(&ordinal) {
                 let next = self.start_of(header.last + 1);
                 if next != Some(header.end) || !self.knows(&header.end) {
                     return Ok(1);

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fs::{Crash, Fs};
-use crate::log::check_on;
+use crate::log::{RestoreOptions, check_on, repair_on, restore_on};
 use crate::{Compact, LogState};
 
 const KEYS: u64 = 40;
@@ -294,6 +294,56 @@ fn every_flipped_byte_of_a_sparse_segment_is_found() {
             assert!(expected.contains(&("default".to_owned(), key, value)));
         }
     }
+}
+
+#[test]
+fn damage_beside_a_sparse_segment_is_mended_from_a_copy() {
+    let (fs, store) = alone();
+    let keyspace = store.keyspace("default").unwrap();
+    overwrite(&store, &keyspace, 0, 300);
+    settle(&store);
+    let expected = contents(&store, &store.snapshot());
+    store.close().unwrap();
+    drop((store, keyspace));
+    let copy = fs.crash(Crash::KeepAll);
+    let whole = files(&fs, ".seg");
+    assert!(whole.len() > 1 && !files(&fs, ".sparse").is_empty());
+    let name = format!("log/{}", whole[0]);
+    for (offset, mask) in [(20_000, 1), (5, 8)] {
+        fs.rot(&name, offset, mask).unwrap();
+    }
+    assert!(check_on(&fs).unwrap().is_damaged());
+    let report = repair_on(&fs, Some(&copy), false).unwrap();
+    assert_eq!(report.left, []);
+    assert_eq!(report.repaired.len(), 1, "{report:?}");
+    let bytes = |fs: &MemFs| crate::fs::read_all(fs, &name).unwrap();
+    assert_eq!(bytes(&fs), bytes(&copy));
+    let store = open_with(&fs, config());
+    assert_eq!(contents(&store, &store.snapshot()), expected);
+    store.begin_epoch(EpochReason::Restart, "").unwrap();
+    assert_eq!(store.repair_sealed(None, false).unwrap().left, []);
+}
+
+#[test]
+fn a_checkpoint_of_a_compacted_log_becomes_a_node_that_holds_the_same() {
+    let (_fs, store) = alone();
+    let keyspace = store.keyspace("default").unwrap();
+    overwrite(&store, &keyspace, 0, 300);
+    settle(&store);
+    let expected = contents(&store, &store.snapshot());
+    let (backup, fs) = (MemFs::new(), MemFs::new());
+    store.checkpoint_on(&backup).unwrap();
+    // What the node does to its own files later is nothing to the checkpoint.
+    overwrite(&store, &keyspace, 300, 300);
+    settle(&store);
+    assert!(!files(&backup, ".sparse").is_empty());
+    restore_on(&backup, &fs, &RestoreOptions::new("again")).unwrap();
+    assert_eq!(check_on(&fs).unwrap().faults, []);
+    let again = open_with(&fs, config());
+    assert_eq!(contents(&again, &again.snapshot()), expected);
+    again.begin_epoch(EpochReason::Restart, "").unwrap();
+    again.compact_now(Compact::Order).unwrap();
+    assert_eq!(contents(&again, &again.snapshot()), expected);
 }
 
 #[derive(Clone, Debug)]

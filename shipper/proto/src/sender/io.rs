@@ -34,6 +34,8 @@ pub enum SenderInput {
     },
     /// The log could not be read or written.
     LogFailed,
+    /// Only a part of the log is left where it was to be read.
+    LogTruncated,
     /// [`SenderOutput::NoteAttached`] is done, durably.
     AttachmentNoted,
     /// [`SenderOutput::Append`] is done: the log ends here.
