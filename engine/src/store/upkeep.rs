@@ -331,7 +331,9 @@ impl Work {
             return Ok(None);
         };
         let victims = candidates.get(picked).unwrap_or_default().to_vec();
-        let keep = upkeep.keep(log);
+        let mut keep = upkeep.keep(log);
+        // What the runs do not know yet, nothing is given up for.
+        keep.horizon = keep.horizon.min(runs.replay.lsn);
         Compaction::new(log, victims, keep, runs.cursor()).map(Some)
     }
 

@@ -76,14 +76,16 @@ impl Ledger {
         Ok(())
     }
 
+    /// The client's number in a commit.
+    pub(crate) fn id_of(shown: &Committed) -> Option<u64> {
+        let mut changes = shown.changes.iter();
+        let id = changes.find(|change| change.key == ID_KEY)?;
+        Some(u64::from_le_bytes(*id.value.first_chunk::<8>()?))
+    }
+
     /// Compares a commit that a node shows with what a client had asked for. Answers with its id.
     pub(crate) fn compare(&mut self, shown: &Committed) -> Checked<u64> {
-        let id = shown
-            .changes
-            .iter()
-            .find(|change| change.key == ID_KEY)
-            .and_then(|change| change.value.first_chunk::<8>())
-            .map(|bytes| u64::from_le_bytes(*bytes));
+        let id = Self::id_of(shown);
         check(id.is_some(), "I9", || {
             format!("commit {} at {} is no client's", shown.commit, shown.lsn)
         })?;

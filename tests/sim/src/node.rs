@@ -1,16 +1,18 @@
 //! A machine: its disk, its clocks, the process that runs on it or not, and what must outlive that
 //! process.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fastrand::Rng;
 use outlast_engine::entropy::Entropy;
 use outlast_engine::format::{LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
 use outlast_engine::fs::{Crash, Fs, MemFs, read_all};
-use outlast_engine::{Config, Store};
+use outlast_engine::{Committed, Config, Store};
 use parking_lot::Mutex;
 
 use crate::clock::SimClock;
+use crate::observer::Seen;
 use crate::oracle::FrameEnd;
 use crate::process::Process;
 
@@ -23,6 +25,9 @@ pub(crate) struct Node {
     pub(crate) life: u32,
     pub(crate) process: Option<Process>,
     pub(crate) kept: Kept,
+    /// What was read of its log, and is compacted by now.
+    pub(crate) seen: Seen,
+    pub(crate) feed: Vec<Committed>,
     /// The power goes at this operation of the disk.
     power_at: Option<u64>,
     /// The disk was told to fail.
@@ -30,6 +35,14 @@ pub(crate) struct Node {
     pub(crate) slow_until_ns: u64,
     /// A bit that was flipped in a log's file, and where.
     rotten: Option<(String, usize)>,
+}
+
+/// What is left of a process.
+pub(crate) struct Ended {
+    /// Commits whose callers were not answered.
+    pub(crate) unheard: Vec<u64>,
+    /// Stretches of its log that it compacted.
+    pub(crate) compactions: u64,
 }
 
 /// What a node must not forget, whatever happens to its process.
@@ -57,6 +70,8 @@ impl Node {
             life: 0,
             process: None,
             kept: Kept::default(),
+            seen: Seen::default(),
+            feed: Vec::new(),
             power_at: None,
             failing: false,
             slow_until_ns: 0,
@@ -110,10 +125,17 @@ impl Node {
         self.power_at.is_some_and(|at| self.fs.operations() >= at)
     }
 
-    /// The process ends here and now.
-    pub(crate) fn kill(&mut self) -> Option<Process> {
+    /// The process ends here and now. Answers with what its callers wait for.
+    pub(crate) fn kill(&mut self) -> Option<Ended> {
         self.life += 1;
-        self.process.take()
+        let process = self.process.take()?;
+        let compactions = process.store.log_size().compactions;
+        self.seen = process.observer.into_seen();
+        self.feed = process.reader.into_feed();
+        Some(Ended {
+            unheard: process.pending.iter().map(|(id, _)| *id).collect(),
+            compactions,
+        })
     }
 
     /// Whatever was announced for the disk will not come.
@@ -173,11 +195,15 @@ impl Node {
         self.rotten.take().is_some()
     }
 
-    /// The log's files, in order.
-    pub(crate) fn segments(&self) -> Vec<Vec<u8>> {
-        let names = self.fs.list("log").unwrap_or_default();
-        let read = |name: &String| read_all(&self.fs, &format!("log/{name}")).ok();
-        names.iter().filter_map(read).collect()
+    /// The segments of its log of which all is left, by name.
+    pub(crate) fn segments(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut names = self.fs.list("log").unwrap_or_default();
+        names.retain(|name| name.ends_with(".seg"));
+        let read = |name: String| {
+            let bytes = read_all(&self.fs, &format!("log/{name}")).ok()?;
+            Some((name, bytes))
+        };
+        names.into_iter().filter_map(read).collect()
     }
 
     /// Names of tails that were put aside.

@@ -14,16 +14,37 @@ pub(crate) struct Observer {
     epochs: Vec<EpochRecord>,
 }
 
+/// What was once in a node's log, for the part of it that was compacted since.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    ends: Vec<FrameEnd>,
+    epochs: Vec<EpochRecord>,
+}
+
 impl Observer {
-    pub(crate) fn new(store: &Store) -> Checked<Self> {
-        let cursor = store
-            .log_cursor(Lsn::ZERO)
-            .map_err(|error| unreadable(&error))?;
+    /// `seen` is what the last one on this node knew.
+    pub(crate) fn new(store: &Store, seen: &Seen) -> Checked<Self> {
+        let from = store.log_size().whole_from;
+        let cursor = store.log_cursor(from).map_err(|error| unreadable(&error))?;
+        let Seen {
+            mut ends,
+            mut epochs,
+        } = seen.clone();
+        ends.retain(|frame| frame.end <= from);
+        epochs.retain(|epoch| epoch.fork < from);
         Ok(Self {
             cursor,
-            ends: Vec::new(),
-            epochs: Vec::new(),
+            ends,
+            epochs,
         })
+    }
+
+    /// What it knows, for the next one.
+    pub(crate) fn into_seen(self) -> Seen {
+        Seen {
+            ends: self.ends,
+            epochs: self.epochs,
+        }
     }
 
     /// Takes up what is new in the log. Answers with the range that was cut off it, if one was.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use outlast_engine::{Keyspace, Lsn, Snapshot, Store, Tail};
+use outlast_engine::{Committed, Keyspace, Snapshot, Store, Tail};
 
 use crate::ledger::Ledger;
 use crate::violation::{Checked, Violation, check};
@@ -20,6 +20,8 @@ pub(crate) type Model = BTreeMap<Bytes, Bytes>;
 
 pub(crate) struct Reader {
     tail: Tail,
+    /// All commits that were given, in order.
+    feed: Vec<Committed>,
     model: Model,
     ids: BTreeSet<u64>,
     /// An earlier state that somebody still looks at.
@@ -27,14 +29,28 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(store: &Store) -> Checked<Self> {
-        let tail = store.tail(Lsn::ZERO).map_err(|error| unreadable(&error))?;
-        Ok(Self {
+    /// `feed` is what the last one on this node was given: what was compacted since is taken from
+    /// there.
+    pub(crate) fn new(store: &Store, feed: &[Committed]) -> Checked<Self> {
+        let from = store.log_size().whole_from;
+        let tail = store.tail(from).map_err(|error| unreadable(&error))?;
+        let mut reader = Self {
             tail,
+            feed: Vec::new(),
             model: Model::new(),
             ids: BTreeSet::new(),
             held: None,
-        })
+        };
+        for commit in feed.iter().filter(|commit| commit.lsn <= from) {
+            reader.ids.extend(Ledger::id_of(commit));
+            reader.take(commit.clone());
+        }
+        Ok(reader)
+    }
+
+    /// What it was given, for the next one.
+    pub(crate) fn into_feed(self) -> Vec<Committed> {
+        self.feed
     }
 
     /// Follows the change feed to its end, and compares it with the ledger.
@@ -44,14 +60,24 @@ impl Reader {
             check(self.ids.insert(id), "I9", || {
                 format!("commit {id} is in one history twice")
             })?;
-            for change in commit.changes {
-                match change.op {
-                    outlast_engine::Op::Put => self.model.insert(change.key, change.value),
-                    _ => self.model.remove(&change.key),
-                };
-            }
+            let before = self.feed.last().map_or(0, |last| last.commit);
+            check(commit.commit == before + 1, "I9", || {
+                format!("commit {} is given after commit {before}", commit.commit)
+            })?;
+            self.take(commit);
         }
         Ok(())
+    }
+
+    fn take(&mut self, commit: Committed) {
+        for change in &commit.changes {
+            let (key, value) = (change.key.clone(), change.value.clone());
+            match change.op {
+                outlast_engine::Op::Put => self.model.insert(key, value),
+                _ => self.model.remove(&key),
+            };
+        }
+        self.feed.push(commit);
     }
 
     /// Whether the history that is shown holds a commit.

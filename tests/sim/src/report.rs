@@ -76,6 +76,8 @@ counts! {
     power_cuts,
     /// Losses of power while the node was starting.
     nested_cuts,
+    /// Stretches of logs that were compacted.
+    compactions,
     /// Deaths of a process.
     kills,
     /// Starts of a process.

@@ -346,6 +346,12 @@ fn a_checkpoint_of_a_compacted_log_becomes_a_node_that_holds_the_same() {
     assert_eq!(contents(&again, &again.snapshot()), expected);
 }
 
+/// How many cases are tried: so many, or what `OUTLAST_MODEL_CASES` says.
+fn cases(default: u32) -> u32 {
+    let asked = std::env::var("OUTLAST_MODEL_CASES");
+    asked.map_or(default, |count| count.parse().unwrap())
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(u64, u64),
@@ -371,7 +377,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
+    #![proptest_config(ProptestConfig::with_cases(cases(100)))]
 
     #[test]
     fn every_state_that_may_be_asked_for_is_the_one_that_was(

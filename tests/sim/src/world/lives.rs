@@ -77,12 +77,12 @@ impl World {
             "a node starts though its log is damaged below what it had vouched for".to_owned()
         })?;
         if let Some(Ok(copy)) = copy {
-            self.compare_copies(&store, &copy)?;
+            self.compare_copies(node, &store, &copy)?;
         }
-        let mut observer = Observer::new(&store)?;
+        let mut observer = Observer::new(&store, &self.node(node).seen)?;
         let id = self.node(node).id;
         observer.look(&store, id, &mut self.oracle)?;
-        let mut reader = Reader::new(&store)?;
+        let mut reader = Reader::new(&store, &self.node(node).feed)?;
         reader.advance(&mut self.ledger)?;
         let positions = store.positions();
         let state = store.state();
@@ -105,10 +105,10 @@ impl World {
     }
 
     /// Recovering twice gives what recovering once gives.
-    fn compare_copies(&mut self, one: &Store, other: &Store) -> Checked {
+    fn compare_copies(&mut self, node: usize, one: &Store, other: &Store) -> Checked {
         let (a, b) = (one.log_view(), other.log_view());
         check(a == b, "I8", || format!("opened twice: {a:?} and {b:?}"))?;
-        let mut reader = Reader::new(other)?;
+        let mut reader = Reader::new(other, &self.node(node).feed)?;
         reader.advance(&mut self.ledger)?;
         reader.compare(one)?;
         reader.compare(other)
@@ -206,15 +206,14 @@ impl World {
 
     /// What is left when a process is gone: callers without an answer, and links that die.
     pub(super) fn bury(&mut self, node: usize) -> Checked {
-        let Some(process) = self.node_mut(node).kill() else {
-            self.node_mut(node).life += 1;
+        let Some(ended) = self.node_mut(node).kill() else {
             return Ok(());
         };
-        for (id, _) in &process.pending {
+        self.counts.compactions += ended.compactions;
+        for id in ended.unheard {
             self.counts.commits_unknown += 1;
-            self.ledger.end(*id, Outcome::Unheard)?;
+            self.ledger.end(id, Outcome::Unheard)?;
         }
-        drop(process);
         for link in 0..self.links.len() {
             let Some(found) = self.links.get_mut(link) else {
                 continue;
