@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Lsn, Op, RecordFault, decode_record, to_usize};
+use crate::format::{Lsn, Op, RecordFault, RecordRef, decode_record, to_usize};
 use crate::index::Version;
 use crate::log::{Log, damage_hint};
 
@@ -15,8 +15,7 @@ pub(crate) fn read(log: &Log, version: Version) -> Result<Bytes> {
 /// Key and value of the put that `bytes` must be, sharing its memory.
 ///
 /// # Errors
-/// `Corrupt` when the record is damaged, or another one than was asked for: a disk that answers
-/// with bytes of another place is caught by the key.
+/// As [`check`].
 pub(crate) fn verify(
     log: &Log,
     bytes: &Bytes,
@@ -24,19 +23,40 @@ pub(crate) fn verify(
     key: &[u8],
     lsn: Lsn,
 ) -> Result<(Bytes, Bytes)> {
-    prove(bytes, keyspace, key).map_err(|what| {
-        let hint = damage_hint(&log.place());
-        let message = format!("the record at {lsn} does not hold ({what}): {hint}");
-        Error::new(ErrorKind::Corrupt, message)
-    })
+    let record = check(log, bytes, keyspace, key, lsn)?;
+    Ok((bytes.slice_ref(record.key), bytes.slice_ref(record.value)))
 }
 
-fn prove(bytes: &Bytes, keyspace: u32, key: &[u8]) -> Result<(Bytes, Bytes), String> {
+/// The put that `bytes` must be.
+///
+/// # Errors
+/// `Corrupt` when the record is damaged, or another one than was asked for: a disk that answers
+/// with bytes of another place is caught by the key.
+#[inline]
+pub(crate) fn check<'a>(
+    log: &Log,
+    bytes: &'a [u8],
+    keyspace: u32,
+    key: &[u8],
+    lsn: Lsn,
+) -> Result<RecordRef<'a>> {
+    prove(bytes, keyspace, key).map_err(|what| does_not_hold(log, lsn, &what))
+}
+
+#[cold]
+fn does_not_hold(log: &Log, lsn: Lsn, what: &str) -> Error {
+    let hint = damage_hint(&log.place());
+    let message = format!("the record at {lsn} does not hold ({what}): {hint}");
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+#[inline]
+fn prove<'a>(bytes: &'a [u8], keyspace: u32, key: &[u8]) -> Result<RecordRef<'a>, String> {
     let record = decode_record(bytes).map_err(|fault: RecordFault| fault.to_string())?;
     if record.op != Op::Put || record.keyspace != keyspace || record.key != key {
         return Err("it is not the one that the index names".to_owned());
     }
-    Ok((bytes.slice_ref(record.key), bytes.slice_ref(record.value)))
+    Ok(record)
 }
 
 #[cfg(test)]
@@ -49,8 +69,8 @@ mod tests {
         let mut batch = BatchBuf::default();
         batch.push(Op::Put, 7, b"key", b"value");
         let record = Bytes::from(batch.finish()).slice(8..);
-        let (key, value) = prove(&record, 7, b"key").unwrap();
-        assert_eq!((&*key, &*value), (&b"key"[..], &b"value"[..]));
+        let put = prove(&record, 7, b"key").unwrap();
+        assert_eq!((put.key, put.value), (&b"key"[..], &b"value"[..]));
 
         let mut flipped = record.to_vec();
         *flipped.last_mut().unwrap() ^= 1;

@@ -1,10 +1,12 @@
 //! A walk over a range of keys, from both of its ends.
 
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::merged::Merged;
+use super::view::Part;
 use super::{Index, KeyRange, Version};
 use crate::error::Result;
 
@@ -22,22 +24,82 @@ pub(crate) struct Found {
     pub(crate) version: Version,
 }
 
-/// What is left of a range of keys. Reads it in portions, so that it holds no place in the index
-/// between two of them and may be kept as long as its reader likes.
-#[derive(Clone, Debug)]
+/// Keys that have a value, one behind the other, with their versions. Reused from one portion to
+/// the next.
+#[derive(Default, Debug)]
+pub(crate) struct Portion {
+    keys: Vec<u8>,
+    found: Vec<Place>,
+}
+
+/// A key of a portion.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    key_end: usize,
+    version: Version,
+}
+
+impl Portion {
+    pub(crate) fn len(&self) -> usize {
+        self.found.len()
+    }
+
+    /// Where a key lies among the keys.
+    pub(crate) fn key_range(&self, number: usize) -> Range<usize> {
+        let end = |number: usize| self.found.get(number).map_or(0, |place| place.key_end);
+        number.checked_sub(1).map_or(0, end)..end(number)
+    }
+
+    pub(crate) fn key(&self, number: usize) -> &[u8] {
+        self.keys.get(self.key_range(number)).unwrap_or_default()
+    }
+
+    /// The keys, one behind the other. None are left here.
+    pub(crate) fn take_keys(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.keys)
+    }
+
+    /// The versions, in the order of the keys.
+    pub(crate) fn versions(&self) -> impl ExactSizeIterator<Item = Version> {
+        self.found.iter().map(|place| place.version)
+    }
+
+    pub(crate) fn version(&self, number: usize) -> Option<Version> {
+        self.found.get(number).map(|place| place.version)
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.found.clear();
+    }
+
+    fn push(&mut self, key: &[u8], version: Version) {
+        self.keys.extend_from_slice(key);
+        let key_end = self.keys.len();
+        self.found.push(Place { key_end, version });
+    }
+}
+
+/// What is left of a range of keys, read in portions from both ends. Between two portions it keeps
+/// its places in the index, so that the next one is not searched for.
+#[derive(Debug)]
 pub(crate) struct Cursor {
     index: Arc<Index>,
     left: KeyRange<Bytes>,
+    /// Its places at both ends, once something was read there.
+    front: Option<Merged<Part>>,
+    back: Option<Merged<Part>>,
     exhausted: bool,
 }
 
 impl Cursor {
-    pub(crate) fn new(index: Arc<Index>, range: KeyRange<Bytes>) -> Self {
-        let (left, exhausted) = (range, false);
+    pub(crate) const fn new(index: Arc<Index>, range: KeyRange<Bytes>) -> Self {
         Self {
             index,
-            left,
-            exhausted,
+            left: range,
+            front: None,
+            back: None,
+            exhausted: false,
         }
     }
 
@@ -46,36 +108,78 @@ impl Cursor {
     }
 
     /// Leaves nothing to read.
-    pub(crate) const fn exhaust(&mut self) {
+    pub(crate) fn exhaust(&mut self) {
         self.exhausted = true;
+        (self.front, self.back) = (None, None);
     }
 
-    /// The next keys from one end, at most `limit` of them; none once nothing is left.
+    /// Fills `portion` with the next keys from one end, at most `limit` of them; with none once
+    /// nothing is left.
     ///
     /// # Errors
     /// `Corrupt` when a run does not hold, `Io`. Nothing is left then.
-    pub(crate) fn take(&mut self, direction: Direction, limit: usize) -> Result<Vec<Found>> {
+    pub(crate) fn fill(
+        &mut self,
+        direction: Direction,
+        limit: usize,
+        portion: &mut Portion,
+    ) -> Result<()> {
+        portion.clear();
         if self.exhausted {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let mut portion = Vec::with_capacity(limit);
-        let mut found = |key: &[u8], version| {
-            let key = Bytes::copy_from_slice(key);
-            portion.push(Found { key, version });
-        };
-        let left = self.left.as_slices();
-        self.index
-            .visit(&left, direction, limit, &mut found)
-            .inspect_err(|_| self.exhausted = true)?;
-        self.exhausted = portion.len() < limit;
-        if let Some(last) = portion.last() {
-            let bound = Bound::Excluded(last.key.clone());
+        let mut found = |key: &[u8], version| portion.push(key, version);
+        if let Err(error) = self.visit(direction, limit, &mut found) {
+            portion.clear();
+            self.exhaust();
+            return Err(error);
+        }
+        if portion.len() < limit {
+            self.exhaust();
+        } else if let Some(last) = portion.len().checked_sub(1) {
+            let bound = Bound::Excluded(Bytes::copy_from_slice(portion.key(last)));
             match direction {
                 Direction::Forward => self.left.lower = bound,
                 Direction::Reverse => self.left.upper = bound,
             }
         }
-        Ok(portion)
+        Ok(())
+    }
+
+    fn visit(
+        &mut self,
+        direction: Direction,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Version),
+    ) -> Result<()> {
+        let left = self.left.as_slices();
+        let slot = match direction {
+            Direction::Forward => &mut self.front,
+            Direction::Reverse => &mut self.back,
+        };
+        let merged = match slot {
+            Some(merged) => merged,
+            None => {
+                let merged = slot.insert(self.index.parts());
+                merged.search(&left, direction)?;
+                merged
+            }
+        };
+        merged.visit(&left, direction, limit, visit)
+    }
+
+    /// The next keys from one end, as [`Cursor::fill`], each with memory of its own.
+    ///
+    /// # Errors
+    /// As [`Cursor::fill`].
+    pub(crate) fn take(&mut self, direction: Direction, limit: usize) -> Result<Vec<Found>> {
+        let mut portion = Portion::default();
+        self.fill(direction, limit, &mut portion)?;
+        let found = portion.versions().enumerate().map(|(number, version)| {
+            let key = Bytes::copy_from_slice(portion.key(number));
+            Found { key, version }
+        });
+        Ok(found.collect())
     }
 }
 

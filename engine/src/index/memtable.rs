@@ -1,12 +1,14 @@
 //! Versions in memory: a lock-free skip list from (keyspace, key, LSN) to the rest of the version.
 
-use std::ops::Bound;
+use std::ops::{Bound, Deref};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry;
 
 use super::Version;
+use super::cursor::Direction;
 use super::source::{self, Source};
 use super::version::{Place, Probe, Resume, VersionKey};
 use crate::error::Result;
@@ -29,15 +31,36 @@ pub(super) struct Memtable {
     key_bytes: AtomicUsize,
 }
 
+/// Versions that a cursor reads at first, and at most, before it looks into the memtable again.
+const AHEAD_MIN: usize = 2;
+const AHEAD_MAX: usize = 64;
+
 type Node<'a> = Entry<'a, VersionKey, Tail>;
 /// What takes versions, each with its keyspace and key.
 type Take<'a> = dyn FnMut(u32, &[u8], Version) -> Result<()> + 'a;
 
-/// A place in a memtable, which may grow meanwhile.
+/// A place in a memtable, which may grow meanwhile: what comes in behind its place may be seen or
+/// not. `M` is what it holds the memtable by.
+///
+/// It reads some versions ahead and holds no node, which would hold up the memory of others.
 #[derive(Debug)]
-pub(super) struct MemtableCursor<'a> {
-    memtable: &'a Memtable,
-    node: Option<Node<'a>>,
+pub(super) struct MemtableCursor<M> {
+    memtable: M,
+    direction: Direction,
+    ahead: Vec<Ahead>,
+    keys: Vec<u8>,
+    /// Which of those ahead it is at; at none behind them.
+    at: usize,
+    ahead_max: usize,
+}
+
+/// A version that was read ahead.
+#[derive(Clone, Copy, Debug)]
+struct Ahead {
+    keyspace: u32,
+    key_start: usize,
+    key_end: usize,
+    version: Version,
 }
 
 impl Memtable {
@@ -55,9 +78,14 @@ impl Memtable {
     }
 
     /// A cursor at no version.
-    pub(super) const fn cursor(&self) -> MemtableCursor<'_> {
-        let (memtable, node) = (self, None);
-        MemtableCursor { memtable, node }
+    #[cfg(test)]
+    pub(super) const fn cursor(&self) -> MemtableCursor<&Self> {
+        MemtableCursor::new(self)
+    }
+
+    /// A cursor at no version, which keeps the memtable.
+    pub(super) const fn into_cursor(self: Arc<Self>) -> MemtableCursor<Arc<Self>> {
+        MemtableCursor::new(self)
     }
 
     pub(super) fn versions(&self) -> usize {
@@ -105,41 +133,108 @@ impl Memtable {
     }
 }
 
-impl Source for MemtableCursor<'_> {
+impl<M> MemtableCursor<M> {
+    const fn new(memtable: M) -> Self {
+        Self {
+            memtable,
+            direction: Direction::Forward,
+            ahead: Vec::new(),
+            keys: Vec::new(),
+            at: 0,
+            ahead_max: AHEAD_MIN,
+        }
+    }
+
+    fn key(&self, ahead: &Ahead) -> &[u8] {
+        let key = self.keys.get(ahead.key_start..ahead.key_end);
+        key.unwrap_or_default()
+    }
+}
+
+impl<M: Deref<Target = Memtable>> MemtableCursor<M> {
+    /// Moves in `direction`.
+    fn step(&mut self, direction: Direction) {
+        let Some(here) = self.ahead.get(self.at).copied() else {
+            return;
+        };
+        if self.direction == direction && self.at + 1 < self.ahead.len() {
+            self.at += 1;
+            return;
+        }
+        if self.direction == direction && self.ahead.len() < self.ahead_max {
+            // There were no more when these were read.
+            self.at = self.ahead.len();
+            return;
+        }
+        self.ahead_max = (4 * self.ahead_max).min(AHEAD_MAX);
+        let key = self.key(&here).to_vec();
+        let probe = Probe::new(here.keyspace, &key, here.version.lsn);
+        self.read_from(direction, Bound::Excluded(&probe));
+    }
+
+    /// Reads ahead in `direction`, from `bound` on.
+    fn read_from(&mut self, direction: Direction, bound: Bound<&(dyn Place + '_)>) {
+        self.ahead.clear();
+        self.keys.clear();
+        (self.at, self.direction) = (0, direction);
+        let versions = &self.memtable.versions;
+        let mut next = match direction {
+            Direction::Forward => versions.lower_bound(bound),
+            Direction::Reverse => versions.upper_bound(bound),
+        };
+        while let Some(node) = &mut next
+            && self.ahead.len() < self.ahead_max
+        {
+            let (key_start, place) = (self.keys.len(), node.key());
+            self.keys.extend_from_slice(place.key());
+            self.ahead.push(Ahead {
+                keyspace: place.keyspace(),
+                key_start,
+                key_end: self.keys.len(),
+                version: version(node),
+            });
+            let moved = match direction {
+                Direction::Forward => node.move_next(),
+                Direction::Reverse => node.move_prev(),
+            };
+            if !moved {
+                break;
+            }
+        }
+    }
+}
+
+impl<M: Deref<Target = Memtable>> Source for MemtableCursor<M> {
     fn entry(&self) -> Option<source::Entry<'_>> {
-        let node = self.node.as_ref()?;
+        let ahead = self.ahead.get(self.at)?;
         Some(source::Entry {
-            keyspace: node.key().keyspace(),
-            key: node.key().key(),
-            version: version(node),
+            keyspace: ahead.keyspace,
+            key: self.key(ahead),
+            version: ahead.version,
         })
     }
 
     fn seek(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
         let probe = Probe::new(keyspace, key, Lsn(at.0.saturating_sub(1)));
-        let versions = &self.memtable.versions;
-        self.node = versions.lower_bound::<dyn Place>(Bound::Included(&probe));
+        self.ahead_max = AHEAD_MIN;
+        self.read_from(Direction::Forward, Bound::Included(&probe));
         Ok(())
     }
 
     fn seek_before(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
         let probe = Probe::new(keyspace, key, Lsn(at.0.saturating_sub(1)));
-        let versions = &self.memtable.versions;
-        self.node = versions.upper_bound::<dyn Place>(Bound::Excluded(&probe));
+        self.ahead_max = AHEAD_MIN;
+        self.read_from(Direction::Reverse, Bound::Excluded(&probe));
         Ok(())
     }
 
     fn next(&mut self) -> Result<()> {
-        if let Some(node) = &mut self.node
-            && !node.move_next()
-        {
-            self.node = None;
-        }
+        self.step(Direction::Forward);
         Ok(())
     }
 
     fn prev(&mut self) -> Result<()> {
-        self.node = self.node.as_ref().and_then(Node::prev);
+        self.step(Direction::Reverse);
         Ok(())
     }
 }

@@ -19,8 +19,18 @@ pub(crate) struct Merged<S> {
     sources: Vec<S>,
     /// The sources that are at a version, in the order in which their versions come. Mostly the
     /// first one's next version is the next of all again, so one comparison is enough.
-    order: Vec<usize>,
+    order: Vec<Slot>,
     direction: Direction,
+    /// The key last come by.
+    key: Vec<u8>,
+}
+
+/// A source that is at a version.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    number: usize,
+    /// Keyspace and first bytes of the key: decides most comparisons without a look at the source.
+    head: u128,
 }
 
 impl<S: Source> Merged<S> {
@@ -30,10 +40,36 @@ impl<S: Source> Merged<S> {
             order: Vec::with_capacity(sources.len()),
             sources,
             direction: Direction::Forward,
+            key: Vec::new(),
         }
     }
 
-    /// Visits at most `limit` keys that have a value in `range`, from its start or from its end.
+    /// Goes to that end of `range` from which it is read in `direction`.
+    ///
+    /// # Errors
+    /// As the sources' moves.
+    pub(crate) fn search(&mut self, range: &KeyRange<&[u8]>, direction: Direction) -> Result<()> {
+        let (keyspace, at) = (range.keyspace, range.at);
+        match (direction, range.lower, range.upper) {
+            (Direction::Forward, Bound::Unbounded, _) => self.seek(keyspace, b"", at),
+            (Direction::Forward, Bound::Included(key), _) => self.seek(keyspace, key, at),
+            (Direction::Forward, Bound::Excluded(key), _) => self.seek(keyspace, key, Lsn::ZERO),
+            (Direction::Reverse, _, Bound::Unbounded) => match keyspace.checked_add(1) {
+                Some(above) => self.seek_before(above, b"", Lsn(u64::MAX)),
+                None => self.seek_last(),
+            },
+            (Direction::Reverse, _, Bound::Included(key)) => {
+                self.seek_before(keyspace, key, Lsn::ZERO)
+            }
+            (Direction::Reverse, _, Bound::Excluded(key)) => {
+                self.seek_before(keyspace, key, Lsn(u64::MAX))
+            }
+        }
+    }
+
+    /// Visits at most `limit` keys that have a value in `range`, from its place on, which
+    /// [`Merged::search`] or an earlier visit of the same direction has left it at. The far end of
+    /// the range may have come nearer meanwhile.
     ///
     /// # Errors
     /// As the sources' moves. What was visited before holds.
@@ -57,12 +93,7 @@ impl<S: Source> Merged<S> {
         visit: &mut dyn FnMut(&[u8], Version),
     ) -> Result<()> {
         let (keyspace, at) = (range.keyspace, range.at);
-        match range.lower {
-            Bound::Unbounded => self.seek(keyspace, b"", at)?,
-            Bound::Included(key) => self.seek(keyspace, key, at)?,
-            Bound::Excluded(key) => self.seek(keyspace, key, Lsn::ZERO)?,
-        }
-        let mut key = Vec::new();
+        let mut key = std::mem::take(&mut self.key);
         let mut visited = 0;
         while visited < limit
             && let Some(entry) = self.entry()
@@ -82,6 +113,7 @@ impl<S: Source> Merged<S> {
             }
             self.pass(keyspace, &key, Lsn::ZERO)?;
         }
+        self.key = key;
         Ok(())
     }
 
@@ -92,15 +124,7 @@ impl<S: Source> Merged<S> {
         visit: &mut dyn FnMut(&[u8], Version),
     ) -> Result<()> {
         let (keyspace, at) = (range.keyspace, range.at);
-        match range.upper {
-            Bound::Unbounded => match keyspace.checked_add(1) {
-                Some(above) => self.seek_before(above, b"", Lsn(u64::MAX))?,
-                None => self.seek_last()?,
-            },
-            Bound::Included(key) => self.seek_before(keyspace, key, Lsn::ZERO)?,
-            Bound::Excluded(key) => self.seek_before(keyspace, key, Lsn(u64::MAX))?,
-        }
-        let mut key = Vec::new();
+        let mut key = std::mem::take(&mut self.key);
         let mut visited = 0;
         while visited < limit
             && let Some(oldest) = self.entry()
@@ -116,17 +140,20 @@ impl<S: Source> Merged<S> {
                 visited += 1;
             }
         }
+        self.key = key;
         Ok(())
     }
 
-    /// Moves past the versions of `key` that are not below `at`.
+    /// Moves past the versions of `key`, that it is at, which are not below `at`.
     fn pass(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
-        let passed = |entry: Option<Entry<'_>>| {
-            entry.is_none_or(|entry| entry.version.lsn < at || !entry.is_of(keyspace, key))
-        };
+        let head = self.order.first().map(|slot| slot.head);
         for _ in 0..STEPS_MAX {
             self.next()?;
-            if passed(self.entry()) {
+            if self.order.first().map(|slot| slot.head) != head {
+                return Ok(());
+            }
+            let passed = |entry: Entry<'_>| entry.version.lsn < at || !entry.is_of(keyspace, key);
+            if self.entry().is_none_or(passed) {
                 return Ok(());
             }
         }
@@ -164,24 +191,28 @@ impl<S: Source> Merged<S> {
     fn turned(&mut self, direction: Direction) {
         self.direction = direction;
         self.order.clear();
-        let at_one = self.sources.iter().enumerate();
-        let at_one = at_one.filter(|(_, source)| source.entry().is_some());
-        self.order.extend(at_one.map(|(number, _)| number));
+        let slot = |(number, source): (usize, &S)| {
+            let head = source.entry()?.head();
+            Some(Slot { number, head })
+        };
+        let slots = self.sources.iter().enumerate().filter_map(slot);
+        self.order.extend(slots);
         let Self { sources, order, .. } = self;
-        order.sort_unstable_by(|a, b| compare(sources, direction, *a, *b));
+        order.sort_unstable_by(|a, b| compare(sources, direction, a, b));
     }
 
     /// Moves the first source of the order on, and puts it in its new place.
+    #[inline]
     fn advance(&mut self, direction: Direction) -> Result<()> {
         assert_eq!(
             self.direction, direction,
             "a merge turned round without a search"
         );
-        let Some(first) = self.order.first().copied() else {
+        let Some(first) = self.order.first_mut() else {
             return Ok(());
         };
-        let Some(source) = self.sources.get_mut(first) else {
-            panic!("source {first} of {}", self.sources.len())
+        let Some(source) = self.sources.get_mut(first.number) else {
+            panic!("source {} of {}", first.number, self.sources.len())
         };
         let moved = match direction {
             Direction::Forward => source.next(),
@@ -191,13 +222,15 @@ impl<S: Source> Merged<S> {
             self.order.clear();
             return Err(error);
         }
-        if source.entry().is_none() {
+        let Some(entry) = source.entry() else {
             self.order.remove(0);
             return Ok(());
-        }
+        };
+        first.head = entry.head();
+        let moved = *first;
         let mut place = 0;
         while let Some(next) = self.order.get(place + 1).copied()
-            && compare(&self.sources, direction, first, next).is_gt()
+            && compare(&self.sources, direction, &moved, &next).is_gt()
         {
             self.order.swap(place, place + 1);
             place += 1;
@@ -221,7 +254,7 @@ impl<S: Source> Merged<S> {
 /// [`Source::seek_before`], [`Source::next`] behind the others.
 impl<S: Source> Source for Merged<S> {
     fn entry(&self) -> Option<Entry<'_>> {
-        self.sources.get(*self.order.first()?)?.entry()
+        self.sources.get(self.order.first()?.number)?.entry()
     }
 
     fn seek(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
@@ -264,7 +297,16 @@ impl KeyRange<&[u8]> {
 }
 
 /// Which source's version comes first; of equal ones, the earlier source's.
-fn compare<S: Source>(sources: &[S], direction: Direction, a: usize, b: usize) -> Ordering {
+#[inline]
+fn compare<S: Source>(sources: &[S], direction: Direction, a: &Slot, b: &Slot) -> Ordering {
+    let heads = match direction {
+        Direction::Forward => a.head.cmp(&b.head),
+        Direction::Reverse => b.head.cmp(&a.head),
+    };
+    heads.then_with(|| compare_keys(sources, direction, a.number, b.number))
+}
+
+fn compare_keys<S: Source>(sources: &[S], direction: Direction, a: usize, b: usize) -> Ordering {
     let entry = |number: usize| sources.get(number).and_then(Source::entry);
     let (Some(one), Some(other)) = (entry(a), entry(b)) else {
         panic!("a source that is merged is at no version")

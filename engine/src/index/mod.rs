@@ -32,7 +32,7 @@ use std::ops::Bound;
 
 use crate::format::{Lsn, Op};
 
-pub(crate) use self::cursor::{Cursor, Direction, Found};
+pub(crate) use self::cursor::{Cursor, Direction, Found, Portion};
 pub(crate) use self::files::{Flush, IndexFiles, Merging, Which};
 pub(crate) use self::inspect::{forget, inspect};
 pub(crate) use self::merge::Keep;

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::Version;
-use super::run::{Run, RunCursor};
+use super::run::{Run, RunCursor, head};
 use crate::error::Result;
 use crate::format::Lsn;
 
@@ -53,6 +53,12 @@ impl Entry<'_> {
             .cmp(&other.keyspace)
             .then_with(|| self.key.cmp(other.key))
             .then_with(|| other.version.lsn.cmp(&self.version.lsn))
+    }
+
+    /// Its keyspace and the first bytes of its key, as a number in their order.
+    #[inline]
+    pub(super) fn head(&self) -> u128 {
+        u128::from(self.keyspace) << 64 | u128::from(head(self.key))
     }
 
     pub(crate) fn is_of(&self, keyspace: u32, key: &[u8]) -> bool {
@@ -141,9 +147,7 @@ impl<L: AsRef<[Arc<Run>]>> LevelCursor<L> {
     }
 
     fn at_none(&self) -> bool {
-        self.cursor
-            .as_ref()
-            .is_none_or(|cursor| cursor.entry().is_none())
+        self.cursor.as_ref().is_none_or(RunCursor::at_none)
     }
 
     /// Where the cursor left its run at the end, goes on in the runs behind.

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use super::Version;
 use super::levels::Levels;
-use super::memtable::Memtable;
+use super::memtable::{Memtable, MemtableCursor};
 use super::merged::Merged;
 use super::run::{Run, RunCursor};
-use super::source::{LevelCursor, Source};
-use super::{Direction, KeyRange, Version};
+use super::source::{Entry, LevelCursor, Source};
 use crate::error::Result;
 use crate::format::{Chain, ClusterId, KeyspaceRecord, Lsn};
 
@@ -75,20 +75,20 @@ impl Index {
         self.runs.get(keyspace, key, at)
     }
 
-    /// Visits at most `limit` keys that have a value in `range`, from its start or from its end.
-    pub(super) fn visit(
-        &self,
-        range: &KeyRange<&[u8]>,
-        direction: Direction,
-        limit: usize,
-        visit: &mut dyn FnMut(&[u8], Version),
-    ) -> Result<()> {
-        let memtables = self.memtables().map(|memtable| boxed(memtable.cursor()));
+    /// A cursor over all versions, at none of them.
+    pub(super) fn parts(&self) -> Merged<Part> {
+        let frozen = self.frozen.iter().map(|frozen| &frozen.memtable);
+        let memtables = std::iter::once(&self.memtable).chain(frozen);
+        let memtables = memtables.map(|memtable| Part::Memtable(memtable.clone().into_cursor()));
         let (newest, deeper) = self.runs.levels.newest_and_deeper();
-        let newest = newest.iter().map(|run| boxed(RunCursor::new(&**run)));
-        let deeper = deeper.iter().map(|level| boxed(LevelCursor::new(level)));
-        let sources = memtables.chain(newest).chain(deeper).collect();
-        Merged::new(sources).visit(range, direction, limit, visit)
+        let newest = newest
+            .iter()
+            .map(|run| Part::Run(RunCursor::new(run.clone())));
+        let deeper = (0..deeper.len()).map(|number| {
+            let runs = self.runs.clone();
+            Part::Level(LevelCursor::new(Level { runs, number }))
+        });
+        Merged::new(memtables.chain(newest).chain(deeper).collect())
     }
 
     /// The memtables, the newest first.
@@ -159,6 +159,63 @@ impl Index {
     }
 }
 
+/// One of the sources that a reader merges. It keeps what it reads.
+#[derive(Debug)]
+pub(super) enum Part {
+    Memtable(MemtableCursor<Arc<Memtable>>),
+    Run(RunCursor<Arc<Run>>),
+    Level(LevelCursor<Level>),
+}
+
+/// A level below the first, by its number from there.
+#[derive(Debug)]
+pub(super) struct Level {
+    runs: Arc<Runs>,
+    number: usize,
+}
+
+impl AsRef<[Arc<Run>]> for Level {
+    fn as_ref(&self) -> &[Arc<Run>] {
+        let (_, deeper) = self.runs.levels.newest_and_deeper();
+        deeper.get(self.number).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// The same of whichever source it is.
+macro_rules! part {
+    ($part:expr, $source:ident => $do:expr) => {
+        match $part {
+            Part::Memtable($source) => $do,
+            Part::Run($source) => $do,
+            Part::Level($source) => $do,
+        }
+    };
+}
+
+impl Source for Part {
+    #[inline]
+    fn entry(&self) -> Option<Entry<'_>> {
+        part!(self, source => source.entry())
+    }
+
+    fn seek(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        part!(self, source => source.seek(keyspace, key, at))
+    }
+
+    fn seek_before(&mut self, keyspace: u32, key: &[u8], at: Lsn) -> Result<()> {
+        part!(self, source => source.seek_before(keyspace, key, at))
+    }
+
+    #[inline]
+    fn next(&mut self) -> Result<()> {
+        part!(self, source => source.next())
+    }
+
+    fn prev(&mut self) -> Result<()> {
+        part!(self, source => source.prev())
+    }
+}
+
 impl Runs {
     /// None, at the beginning of the log.
     pub(crate) fn none(cluster: ClusterId) -> Self {
@@ -214,8 +271,4 @@ impl Runs {
         }
         Ok(None)
     }
-}
-
-fn boxed<'a>(source: impl Source + 'a) -> Box<dyn Source + 'a> {
-    Box::new(source)
 }

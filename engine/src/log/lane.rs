@@ -233,6 +233,7 @@ impl Log {
         }
         if let Some(segment) = self.segments.unreleased().first() {
             segment.release(&*self.fs)?;
+            self.segments.turn();
             return Ok(Some(Duration::ZERO));
         }
         let rest = self.prepare_step()?;

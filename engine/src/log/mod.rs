@@ -27,6 +27,7 @@ mod open;
 mod pipeline;
 mod positions;
 mod prepare;
+mod records;
 mod recovery;
 mod repair;
 mod reserve;
@@ -80,6 +81,7 @@ pub use manifest::{About, ProtectionMark, TermMark, about};
 pub use open::Recovered;
 pub use pipeline::Pipeline;
 pub use positions::Positions;
+pub(crate) use records::RecordPlaces;
 #[cfg(test)]
 use repair::repair_files;
 pub use repair::{

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::records::Stretch;
 use super::sparse::Sparse;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ChainRecord, Lsn, LsnRange, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
@@ -47,6 +48,18 @@ pub(super) struct Segment {
 #[derive(Default)]
 struct Memory {
     pieces: Vec<(Lsn, Bytes)>,
+}
+
+/// Shortest piece of memory that counts as a stretch: one for each of the small ones would be more
+/// than their bytes are worth.
+const STRETCH_LEN_MIN: usize = 64 << 10;
+
+impl Memory {
+    /// The piece that begins at or before `lsn`.
+    fn piece(&self, lsn: Lsn) -> Option<&(Lsn, Bytes)> {
+        let after = self.pieces.partition_point(|(start, _)| *start <= lsn);
+        self.pieces.get(after.checked_sub(1)?)
+    }
 }
 
 impl Segment {
@@ -163,11 +176,10 @@ impl Segment {
         Ok(bytes.into())
     }
 
-    fn read_memory(&self, lsn: Lsn, len_max: usize) -> Option<Bytes> {
+    /// Bytes from `lsn` on, which is in this segment, if it is in memory, as far as one piece goes.
+    pub(super) fn read_memory(&self, lsn: Lsn, len_max: usize) -> Option<Bytes> {
         let memory = self.memory.read();
-        let pieces = &memory.as_ref()?.pieces;
-        let after = pieces.partition_point(|(start, _)| *start <= lsn);
-        let Some((start, bytes)) = after.checked_sub(1).and_then(|index| pieces.get(index)) else {
+        let Some((start, bytes)) = memory.as_ref()?.piece(lsn) else {
             panic!("{lsn} of {} is in no piece", self.range());
         };
         let offset = to_usize(lsn.bytes_since(*start));
@@ -245,6 +257,31 @@ impl Segment {
         self.map.read().as_ref().is_none_or(Bytes::is_unique)
     }
 
+    /// The bytes around `lsn` that lie together, if they are many: a sealed segment's map, or a
+    /// large piece of memory. `None` also when the map fails, or does not hold all frames.
+    pub(super) fn stretch(&self, fs: &dyn Fs, lsn: Lsn) -> Option<Stretch> {
+        if let Some(memory) = &*self.memory.read() {
+            let (start, bytes) = memory.piece(lsn)?;
+            let end = start.advance(bytes.len() as u64);
+            return (bytes.len() >= STRETCH_LEN_MIN && lsn < end).then(|| Stretch {
+                range: LsnRange::new(*start, end),
+                bytes: bytes.clone(),
+                offset: 0,
+                sparse: None,
+            });
+        }
+        let range = self.range();
+        let bytes = self.mapped(fs, MapPages::WhenRead).ok()?;
+        let offset = to_usize(SEGMENT_HEADER_LEN);
+        let whole = bytes.len() >= offset + to_usize(range.len_bytes());
+        (whole && lsn < range.end).then_some(Stretch {
+            range,
+            bytes,
+            offset,
+            sparse: None,
+        })
+    }
+
     fn mapped(&self, fs: &dyn Fs, pages: MapPages) -> Result<Bytes> {
         if let Some(map) = &*self.map.read() {
             return Ok(map.clone());
@@ -267,6 +304,8 @@ impl Segment {
 #[derive(Default)]
 pub(super) struct Segments {
     pieces: RwLock<Pieces>,
+    /// Counts the times that another file took the place of one, or none did.
+    generation: AtomicU64,
 }
 
 #[derive(Default)]
@@ -356,6 +395,17 @@ impl Segments {
     pub(super) fn remove(&self, base: Lsn) {
         let removed = self.pieces.write().whole.remove(&base);
         assert!(removed.is_some(), "no segment begins at {base}");
+        self.turn();
+    }
+
+    /// Changes whenever bytes that were mapped before may not be the log's any more.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Another file has taken the place of one.
+    pub(super) fn turn(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Puts `sparse` in the place of `pieces`, which must be all that the log holds there.
@@ -371,6 +421,8 @@ impl Segments {
             assert!(same, "the piece at {base} is another one by now");
         }
         now.sparse.insert(sparse.range().start, sparse);
+        drop(now);
+        self.turn();
     }
 
     /// The segment that holds the byte at `lsn`, or the last one when `lsn` is the end of the log.

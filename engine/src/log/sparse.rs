@@ -1,8 +1,11 @@
 //! Sparse segments as a running log holds them: mapped, their tables checked at the first touch.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::records::Stretch;
 use super::segment::{DIR, damage_hint};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -62,6 +65,24 @@ impl Sparse {
             let what = format!("it does not hold the record at {lsn} that the index names");
             self.damaged(fs, &what)
         })
+    }
+
+    /// All of its file, to find records in; `None` when it does not hold.
+    pub(super) fn stretch(self: &Arc<Self>, fs: &dyn Fs) -> Option<Stretch> {
+        let bytes = self.mapped(fs).ok()?;
+        Some(Stretch {
+            range: self.range(),
+            bytes,
+            offset: 0,
+            sparse: Some(self.clone()),
+        })
+    }
+
+    /// Where in its file, which is `map`, the record of `lsn` begins.
+    #[inline]
+    pub(super) fn place_in(&self, map: &[u8], lsn: Lsn) -> Option<usize> {
+        let view = SparseView::trusted(&self.header, map).ok()?;
+        Some(to_usize(SPARSE_HEADER_LEN) + view.find(lsn)? as usize)
     }
 
     /// The control records, in the order of the log.

@@ -753,3 +753,77 @@ fn a_forked_tail_is_put_aside_and_the_log_goes_on_in_the_other_history() {
         assert_eq!(*ours.records.lock(), *theirs.records.lock());
     }
 }
+
+/// All records of a log as `places` has them, which go on from what they were used for before.
+fn found_together(log: &Arc<Log>, places: &mut RecordPlaces) -> Vec<Vec<u8>> {
+    let seen = Seen::default();
+    log.replay(Lsn::ZERO, Lsn(u64::MAX), &seen).unwrap();
+    let records = seen.records.into_inner();
+    let len = |key: &[u8], value: &[u8]| batch(key, value).len() - 8; // Without the batch's header.
+    // In no order of the log.
+    let mut wanted: Vec<_> = records
+        .into_iter()
+        .map(|(lsn, (_, key, value))| (lsn, len(&key, &value), value))
+        .collect();
+    wanted.sort_by_key(|(lsn, ..)| lsn.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    places.find(log, wanted.iter().map(|(lsn, len, _)| (*lsn, *len)));
+    let bytes = wanted
+        .iter()
+        .enumerate()
+        .map(|(number, (lsn, len, value))| {
+            places.prefetch(number);
+            places
+                .read(log, number, |memory, bytes| {
+                    assert_eq!(memory.slice_ref(bytes), log.read(*lsn, *len).unwrap());
+                    assert!(bytes.ends_with(value) || value.len() > 10_000);
+                    Ok(bytes.to_vec())
+                })
+                .unwrap()
+        });
+    bytes.collect()
+}
+
+#[test]
+fn records_are_found_together_wherever_they_lie_also_when_the_log_becomes_another_one() {
+    let cluster = ClusterId::random();
+    let (a, b) = (MemFs::new(), MemFs::new());
+    Log::init(&a, &options(cluster, 1 << 20)).unwrap();
+    Log::init(&b, &options(cluster, 1 << 20)).unwrap();
+    let (writer, _) = writing(&a);
+    put(&writer, b"first", &[0; 200_000]).unwrap();
+    let fork = writer.positions().appended.lsn;
+    let image = a.crash(Crash::LoseUnsynced);
+    let (follower, mut places) = (open(&b), RecordPlaces::default());
+    follower.begin_following().unwrap();
+    for n in 0..60_u8 {
+        let len = if n % 3 == 0 { 100_000 } else { 500 };
+        put(&writer, &[n], &vec![n; len]).unwrap();
+        while let Some(run) = run(&writer, follower.positions().appended.lsn) {
+            follower.append_run(&run).unwrap();
+        }
+        if n % 8 == 0 {
+            // Some of the sealed segments are released, and others still in memory.
+            assert_eq!(
+                found_together(&follower, &mut places).len(),
+                2 + usize::from(n)
+            );
+            let _ = follower.background_step();
+        }
+    }
+    follower.sync().unwrap();
+    let (other, _) = writing(&image);
+    for n in 0..60 {
+        put(&other, &[n], &vec![!n; 40_000]).unwrap();
+    }
+    follower.quarantine(fork).unwrap();
+    while let Some(run) = run(&other, follower.positions().appended.lsn) {
+        follower.append_run(&run).unwrap();
+    }
+    let found = found_together(&follower, &mut places);
+    assert_eq!(found, found_together(&other, &mut RecordPlaces::default()));
+
+    // What no segment holds is an error where it is read, and only there.
+    places.find(&follower, [(Lsn(u64::MAX / 2), 10), (fork, 10)].into_iter());
+    assert!(places.read(&follower, 0, |_, _| Ok(())).is_err());
+    assert!(places.read(&follower, 1, |_, _| Ok(())).is_ok());
+}

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 pub(crate) use self::open::Register;
-use self::scan::Scan;
 use crate::error::Result;
 use crate::format::{Lsn, Op};
 use crate::index::{Cursor, Index, KeyRange};
@@ -138,7 +137,7 @@ impl Snapshot {
             at: self.pin.at,
         };
         let foreign = self.pin.shared.state.catalogue.tag().check(keyspace).err();
-        Range::new(Scan::new(self.clone(), Cursor::new(index, range)), foreign)
+        Range::new(self.clone(), Cursor::new(index, range), foreign)
     }
 
     fn shared(&self) -> &Shared {

@@ -1,63 +1,115 @@
 //! Reading a range of keys from both of its ends, a portion ahead of the reader.
 
-use std::collections::VecDeque;
 use std::fmt;
 
 use bytes::Bytes;
 
 use super::Snapshot;
 use crate::error::{Error, Result};
-use crate::index::{Cursor, Direction, Found};
+use crate::format::to_usize;
+use crate::index::{Cursor, Direction, Portion};
+use crate::log::RecordPlaces;
 use crate::record;
 
 /// Keys that the first portion holds. Few: many ranges are read for their first key alone.
 const PORTION_LEN_MIN: usize = 4;
-/// Keys that a later portion holds. Their records are touched together, so that the memory that
-/// they lie in, or the disk under the map, is fetched for all of them at once.
+/// Keys that a later portion holds. Their records are looked up together.
 const PORTION_LEN_MAX: usize = 64;
+/// Records that are on their way to the processor while one is read.
+const RECORDS_AHEAD: usize = 16;
 
 /// What is left of a range, and the portions that were read from its ends.
-pub(super) struct Scan<T> {
+struct Scan<T> {
     /// Keeps the state open that the cursor reads.
     snapshot: Snapshot,
     cursor: Cursor,
-    front: VecDeque<T>,
-    back: VecDeque<T>,
+    front: Ahead<T>,
+    back: Ahead<T>,
     portion_len: usize,
 }
 
-impl<T> Scan<T> {
-    pub(super) fn new(snapshot: Snapshot, cursor: Cursor) -> Self {
-        let (front, back) = (VecDeque::new(), VecDeque::new());
+/// A portion, as far as it was not read yet, with what was loaded for it.
+#[derive(Default)]
+struct Ahead<T> {
+    portion: Portion,
+    loaded: T,
+    next: usize,
+    end: usize,
+}
+
+impl<T> Ahead<T> {
+    const fn is_empty(&self) -> bool {
+        self.next == self.end
+    }
+
+    /// The next one, from the end at which the portion was read.
+    fn pop_near(&mut self) -> Option<usize> {
+        let next = self.next;
+        (!self.is_empty()).then(|| self.next += 1)?;
+        Some(next)
+    }
+
+    /// The next one from the other end.
+    fn pop_far(&mut self) -> Option<usize> {
+        (!self.is_empty()).then(|| self.end -= 1)?;
+        Some(self.end)
+    }
+
+    /// The same with other loads.
+    fn reloaded<U>(mut self, load: impl FnOnce(&mut Portion) -> U) -> Ahead<U> {
+        let loaded = load(&mut self.portion);
+        let Self {
+            portion, next, end, ..
+        } = self;
+        Ahead {
+            portion,
+            loaded,
+            next,
+            end,
+        }
+    }
+}
+
+impl<T: Default> Scan<T> {
+    fn new(snapshot: Snapshot, cursor: Cursor) -> Self {
         Self {
             snapshot,
             cursor,
-            front,
-            back,
+            front: Ahead::default(),
+            back: Ahead::default(),
             portion_len: PORTION_LEN_MIN,
         }
     }
 
-    /// The next entry from one end. `load` makes entries of what the index found.
+    /// The next key from one end: the snapshot, its portion and its number there. `load` prepares a
+    /// portion that was just found.
+    #[inline]
     fn next(
         &mut self,
         direction: Direction,
-        load: impl FnOnce(&Snapshot, Vec<Found>) -> VecDeque<T>,
-    ) -> Option<Result<T>> {
+        load: impl FnOnce(&Snapshot, &mut Portion, &mut T),
+    ) -> Option<Result<(&Snapshot, &Ahead<T>, usize)>> {
         let (near, far) = match direction {
             Direction::Forward => (&mut self.front, &mut self.back),
             Direction::Reverse => (&mut self.back, &mut self.front),
         };
         if near.is_empty() {
-            let found = match self.cursor.take(direction, self.portion_len) {
-                Ok(found) => found,
-                Err(error) => return Some(Err(error)),
-            };
-            self.portion_len = (4 * self.portion_len).min(PORTION_LEN_MAX);
-            *near = load(&self.snapshot, found);
+            let filled = self
+                .cursor
+                .fill(direction, self.portion_len, &mut near.portion);
+            (near.next, near.end) = (0, near.portion.len());
+            if let Err(error) = filled {
+                return Some(Err(error));
+            }
+            self.portion_len = (2 * self.portion_len).min(PORTION_LEN_MAX);
+            load(&self.snapshot, &mut near.portion, &mut near.loaded);
+        }
+        if let Some(number) = near.pop_near() {
+            return Some(Ok((&self.snapshot, near, number)));
         }
         // When nothing is left between the ends, one meets what the other has read ahead.
-        near.pop_front().or_else(|| far.pop_back()).map(Ok)
+        let number = far.pop_far()?;
+        Some(Ok((&self.snapshot, far, number)))
     }
 }
 
@@ -68,40 +120,49 @@ impl<T> Scan<T> {
 /// the index itself does not hold, an error is the last thing that comes.
 #[must_use = "a range is read as it is iterated"]
 pub struct Range {
-    scan: Scan<(Found, Result<Bytes>)>,
+    scan: Scan<RecordPlaces>,
     refused: Option<Error>,
 }
 
 impl Range {
-    pub(super) const fn new(scan: Scan<(Found, Result<Bytes>)>, refused: Option<Error>) -> Self {
+    pub(super) fn new(snapshot: Snapshot, cursor: Cursor, refused: Option<Error>) -> Self {
+        let scan = Scan::new(snapshot, cursor);
         Self { scan, refused }
     }
 
     /// The keys alone, without a look at the log.
     pub fn keys(self) -> Keys {
-        let key = |(found, _): (Found, _)| found.key;
+        let take_keys = |portion: &mut Portion| Bytes::from(portion.take_keys());
         let scan = Scan {
             snapshot: self.scan.snapshot,
             cursor: self.scan.cursor,
-            front: self.scan.front.into_iter().map(key).collect(),
-            back: self.scan.back.into_iter().map(key).collect(),
+            front: self.scan.front.reloaded(take_keys),
+            back: self.scan.back.reloaded(take_keys),
             portion_len: self.scan.portion_len,
         };
         let refused = self.refused;
         Keys { scan, refused }
     }
 
+    #[inline]
     fn step(&mut self, direction: Direction) -> Option<Result<(Bytes, Bytes)>> {
         if let Some(error) = self.refused.take() {
             self.scan.cursor.exhaust();
             return Some(Err(error));
         }
-        let next = self.scan.next(direction, read_ahead)?;
         let keyspace = self.scan.cursor.keyspace();
-        let log = &self.scan.snapshot.shared().log;
-        Some(next.and_then(|(found, bytes)| {
-            record::verify(log, &bytes?, keyspace, &found.key, found.version.lsn)
-        }))
+        let (snapshot, ahead, number) = match self.scan.next(direction, find_records)? {
+            Ok(next) => next,
+            Err(error) => return Some(Err(error)),
+        };
+        ahead.loaded.prefetch(number + RECORDS_AHEAD);
+        let log = &snapshot.shared().log;
+        let (key, version) = (ahead.portion.key(number), ahead.portion.version(number)?);
+        let read = ahead.loaded.read(log, number, |memory, bytes| {
+            let record = record::check(log, bytes, keyspace, key, version.lsn)?;
+            Ok((memory.slice_ref(record.key), memory.slice_ref(record.value)))
+        });
+        Some(read)
     }
 }
 
@@ -138,8 +199,11 @@ impl Keys {
             self.scan.cursor.exhaust();
             return Some(Err(error));
         }
-        let keys = |_: &Snapshot, found: Vec<Found>| found.into_iter().map(|f| f.key).collect();
-        self.scan.next(direction, keys)
+        let keep = |_: &Snapshot, portion: &mut Portion, keys: &mut Bytes| {
+            *keys = Bytes::from(portion.take_keys());
+        };
+        let next = self.scan.next(direction, keep)?;
+        Some(next.map(|(_, ahead, number)| ahead.loaded.slice(ahead.portion.key_range(number))))
     }
 }
 
@@ -163,20 +227,12 @@ impl fmt::Debug for Keys {
     }
 }
 
-fn read_ahead(snapshot: &Snapshot, found: Vec<Found>) -> VecDeque<(Found, Result<Bytes>)> {
-    let log = &snapshot.shared().log;
-    let portion: VecDeque<_> = found
-        .into_iter()
-        .map(|found| {
-            let bytes = record::read(log, found.version);
-            (found, bytes)
-        })
-        .collect();
-    let first_byte = |bytes: &Bytes| bytes.first().copied().unwrap_or_default();
-    let touched = portion
-        .iter()
-        .filter_map(|(_, bytes)| bytes.as_ref().ok())
-        .fold(0u8, |sum, bytes| sum.wrapping_add(first_byte(bytes)));
-    std::hint::black_box(touched);
-    portion
+/// Looks up where the records of a portion lie. The processor waits for memory longer than it works
+/// on a record, so that those that come next are always on their way.
+fn find_records(snapshot: &Snapshot, portion: &mut Portion, places: &mut RecordPlaces) {
+    let records = portion
+        .versions()
+        .map(|version| (version.lsn, to_usize(u64::from(version.len))));
+    places.find(&snapshot.shared().log, records);
+    (0..RECORDS_AHEAD).for_each(|number| places.prefetch(number));
 }

@@ -59,6 +59,12 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
         })
     }
 
+    /// Whether it is at no entry.
+    #[inline]
+    pub(crate) const fn at_none(&self) -> bool {
+        self.version.is_none()
+    }
+
     /// Goes to the first entry.
     ///
     /// # Errors

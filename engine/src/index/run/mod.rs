@@ -364,7 +364,8 @@ fn prefixed<'a>(keyspace: u32, key: &[u8], room: &'a mut [u8]) -> &'a [u8] {
 }
 
 /// The first eight bytes as a number in their order, filled up with zeros.
-fn head(bytes: &[u8]) -> u64 {
+#[inline]
+pub(super) fn head(bytes: &[u8]) -> u64 {
     if let Some(head) = bytes.first_chunk() {
         return u64::from_le_bytes(*head).swap_bytes();
     }

@@ -255,6 +255,7 @@ impl Sealed<'_> {
             let replaced = replace_segment(fs, &mended.header, &mended.frames, footer);
             // Whichever of the two files a failure left there is the one to read.
             self.segment.read_again();
+            self.log.segments.turn();
             if let Err(error) = replaced {
                 let _ = fs.unlink(&format!("{file}.tmp"));
                 return Err(Error::io(format_args!("mend {}/{file}", fs.place()), error));

@@ -81,6 +81,50 @@ fn ranges_agree_from_both_ends_with_and_without_values() {
     assert_eq!(snapshot.range(&users, to..=from).count(), 6);
 }
 
+/// A range keeps its places in the index and in the log from portion to portion.
+#[test]
+fn a_range_that_is_kept_sees_its_state_whatever_is_written_flushed_and_sealed_meanwhile() {
+    let (_fs, store) = writer();
+    let users = store.keyspace("users").unwrap();
+    let mut expected = Vec::new();
+    // Long enough for many segments, with a record in a piece of its own now and then.
+    for i in 0..600_u32 {
+        let key = (i * 7919 % 600).to_string();
+        let value = vec![b'v'; 100 + (i % 37) as usize * 30];
+        put(&store, &users, &key, &value);
+        expected.push((key, value));
+    }
+    expected.sort();
+    let snapshot = store.snapshot();
+    let mut range = snapshot.iter(&users);
+    let (mut low, mut high) = (Vec::new(), Vec::new());
+    for turn in 0.. {
+        let count = turn % 23;
+        let front = range.by_ref().take(count).map(Result::unwrap);
+        low.extend(front.collect::<Vec<_>>());
+        let back = range.by_ref().rev().take(count / 2).map(Result::unwrap);
+        let back: Vec<_> = back.collect();
+        if turn > 23 && back.is_empty() && count > 1 {
+            break;
+        }
+        high.extend(back);
+        for key in [turn * 31 % 600, turn * 57 % 600] {
+            put(&store, &users, &key.to_string(), &vec![b'n'; 3000]);
+        }
+        // The range is at its place over whatever state of segments and runs there is then.
+        for _ in 0..turn % 7 {
+            let _ = store.background_step();
+        }
+    }
+    high.reverse();
+    let read = [low, high].concat();
+    let read = read.into_iter().map(|(key, value)| {
+        let key = String::from_utf8(key.to_vec()).unwrap();
+        (key, value.to_vec())
+    });
+    assert_eq!(read.collect::<Vec<_>>(), expected);
+}
+
 #[test]
 fn open_snapshots_are_counted_with_the_oldest_position() {
     let (_fs, store) = writer();
