@@ -45,11 +45,13 @@ impl Portion {
     }
 
     /// Where a key lies among the keys.
+    #[inline]
     pub(crate) fn key_range(&self, number: usize) -> Range<usize> {
         let end = |number: usize| self.found.get(number).map_or(0, |place| place.key_end);
         number.checked_sub(1).map_or(0, end)..end(number)
     }
 
+    #[inline]
     pub(crate) fn key(&self, number: usize) -> &[u8] {
         self.keys.get(self.key_range(number)).unwrap_or_default()
     }
@@ -64,8 +66,11 @@ impl Portion {
         self.found.iter().map(|place| place.version)
     }
 
-    pub(crate) fn version(&self, number: usize) -> Option<Version> {
-        self.found.get(number).map(|place| place.version)
+    /// A key with its version.
+    #[inline]
+    pub(crate) fn get(&self, number: usize) -> Option<(&[u8], Version)> {
+        let version = self.found.get(number)?.version;
+        Some((self.key(number), version))
     }
 
     fn clear(&mut self) {

@@ -118,12 +118,7 @@ impl Reader for View<'_> {
     }
 
     fn scan(&mut self, from: &Key, show: Show<'_>) -> Result<()> {
-        for entry in self.snapshot.range::<&Key>(self.keyspace, from..) {
-            let (key, value) = entry?;
-            if show(&key, &value).is_break() {
-                break;
-            }
-        }
-        Ok(())
+        let mut range = self.snapshot.range::<&Key>(self.keyspace, from..);
+        Ok(range.visit(show)?)
     }
 }

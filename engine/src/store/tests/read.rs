@@ -1,6 +1,7 @@
 //! Snapshots, ranges, receipts.
 
 use std::io::{Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 
 use super::*;
 use crate::format::EpochId;
@@ -55,6 +56,23 @@ fn ranges_agree_from_both_ends_with_and_without_values() {
             "{prefix:?}"
         );
     }
+    // Shown where they lie, in turns with the rest.
+    let mut shown = Vec::new();
+    let mut range = snapshot.iter(&users);
+    while let Some(entry) = range.next() {
+        shown.push(entry.unwrap());
+        let mut left = shown.len() % 40;
+        let show = |key: &[u8], value: &[u8]| {
+            shown.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            left = left.saturating_sub(1);
+            match left {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        };
+        range.visit(show).unwrap();
+    }
+    assert_eq!(shown, forward);
     // Keys alone, of what is left of a range that was begun at both ends.
     let mut begun = snapshot.iter(&users);
     begun.nth(9);
