@@ -52,10 +52,12 @@ fn json(text: &str) -> Value {
 
 #[test]
 fn every_command_has_a_help_text() {
-    let commands: [&[&str]; 7] = [
+    let commands: [&[&str]; 9] = [
         &[],
         &["check"],
         &["repair"],
+        &["checkpoint"],
+        &["restore"],
         &["relay"],
         &["bench"],
         &["bench", "floors"],

@@ -79,22 +79,12 @@ impl std::str::FromStr for Card {
 /// # Errors
 /// When there is a node already, or an option is out of its limits; when the files cannot be made.
 pub fn init(dir: &Path, new: &NewNode) -> Result<Card> {
-    let usage = |what: &str| Error::new(FailureKind::Usage, what);
-    if new.standby && new.peer.is_none() {
-        return Err(usage("a standby follows a peer: name it with --peer"));
-    }
     if new.standby && new.cluster.is_none() {
         return Err(usage(
             "a standby joins a cluster: give its id with --cluster",
         ));
     }
-    let config = NodeConfig {
-        listen: new.listen,
-        peer: new.peer.clone(),
-        policy: new.policy,
-        tuning: Tuning::default(),
-    };
-    config.validate().map_err(|what| usage(&what))?;
+    let config = NodeConfig::of(new)?;
     let cluster = new.cluster.unwrap_or_else(ClusterId::random);
     let options = InitOptions {
         cluster,
@@ -104,6 +94,22 @@ pub fn init(dir: &Path, new: &NewNode) -> Result<Card> {
         ..InitOptions::new(&new.name)
     };
     let dir = NodeDir::new(dir);
+    let make = || Ok(Store::init(dir.root(), &options)?);
+    let (identity, node) = make_around(&dir, &config, make)?;
+    Ok(Card {
+        name: new.name.clone(),
+        node,
+        cluster,
+        pin: identity.pin(),
+    })
+}
+
+/// Makes what a node has beside its store, once `make` has made that.
+pub(crate) fn make_around<T>(
+    dir: &NodeDir,
+    config: &NodeConfig,
+    make: impl FnOnce() -> Result<T>,
+) -> Result<(Identity, T)> {
     if dir.config().exists() {
         let what = format!(
             "{} holds a node already; nothing was changed",
@@ -111,15 +117,31 @@ pub fn init(dir: &Path, new: &NewNode) -> Result<Card> {
         );
         return Err(Error::refused(what));
     }
-    let node = Store::init(dir.root(), &options)?;
+    let made = make()?;
     let identity = Identity::create(&dir.key()).map_err(|error| usage(&error.to_string()))?;
-    write_private(&dir, &config.to_text()?)?;
-    Ok(Card {
-        name: new.name.clone(),
-        node,
-        cluster,
-        pin: identity.pin(),
-    })
+    write_private(dir, &config.to_text()?)?;
+    Ok((identity, made))
+}
+
+impl NodeConfig {
+    /// The settings that a new node begins with.
+    pub(crate) fn of(new: &NewNode) -> Result<Self> {
+        if new.standby && new.peer.is_none() {
+            return Err(usage("a standby follows a peer: name it with --peer"));
+        }
+        let config = Self {
+            listen: new.listen,
+            peer: new.peer.clone(),
+            policy: new.policy,
+            tuning: Tuning::default(),
+        };
+        config.validate().map_err(|what| usage(&what))?;
+        Ok(config)
+    }
+}
+
+fn usage(what: &str) -> Error {
+    Error::new(FailureKind::Usage, what)
 }
 
 /// What others must know of the node in `dir`. Needs no running node, and disturbs none.

@@ -9,6 +9,7 @@ extern crate self as outlast_standby;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+mod backup;
 pub mod certificate;
 pub mod config;
 pub mod control;
@@ -24,6 +25,7 @@ mod repair;
 mod roles;
 pub mod status;
 
+pub use backup::{checkpoint_offline, restore};
 pub use dir::NodeDir;
 pub use error::{Error, Result};
 pub use init::{Card, NewNode, card, init};

@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod checkpoint;
 mod demo;
 mod dump;
 mod init;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Dump(dump::Dump),
     Check(check::Check),
     Repair(repair::Repair),
+    Checkpoint(checkpoint::Checkpoint),
+    Restore(checkpoint::Restore),
     RebuildIndex(rebuild_index::RebuildIndex),
     Relay(Box<relay::Relay>),
     #[command(subcommand)]
@@ -64,6 +67,8 @@ impl Command {
             Self::Dump(dump) => dump.run(global),
             Self::Check(check) => check.run(global),
             Self::Repair(repair) => repair.run(global),
+            Self::Checkpoint(checkpoint) => checkpoint.run(global),
+            Self::Restore(restore) => restore.run(global),
             Self::RebuildIndex(rebuild) => rebuild.run(global),
             Self::Relay(relay) => relay.run(global),
             Self::Bench(bench) => bench.run(global),

@@ -5,6 +5,8 @@
 //! space; the running one is copied. It carries no node's identity: two nodes of one name would
 //! each take the other's acknowledgements for its own.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::manifest::Manifest;
@@ -20,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     ChainRecord, ClusterId, Envelope, History, Lsn, NodeId, Position, SegmentFooter,
 };
-use crate::fs::{Fs, read_all, replace};
+use crate::fs::{Fs, OsFs, read_all, replace};
 
 const NAME: &str = "checkpoint";
 const ENVELOPE: Envelope = Envelope {
@@ -146,6 +148,14 @@ impl Log {
 }
 
 impl Checkpoint {
+    /// The checkpoint in `dir`: what it holds, without a look at its segments.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_on`].
+    pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_on(&OsFs::new(dir))
+    }
+
     /// The checkpoint in `fs`.
     ///
     /// # Errors

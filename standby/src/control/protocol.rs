@@ -4,9 +4,10 @@
 //! [`Answer`]s with its number; the last one says so. Requests of one connection may overlap.
 
 use std::io::{self, Read};
+use std::path::PathBuf;
 
 use outlast_engine::format::{Envelope, EpochRecord, Lsn};
-use outlast_engine::{Level, Receipt, ReceiptStatus};
+use outlast_engine::{Checkpoint, Level, Receipt, ReceiptStatus};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,11 @@ pub enum Ask {
     },
     /// Mend the node's sealed segments, or say what would be done. Answered by [`Reply::Repaired`].
     Repair(RepairOptions),
+    /// Make an online backup. Answered by [`Reply::Checkpoint`].
+    Checkpoint {
+        /// The directory to make it in, as an absolute path: empty or not there.
+        to: PathBuf,
+    },
 }
 
 /// One operation of a batch.
@@ -204,6 +210,8 @@ pub enum Reply {
     Failed(Failure),
     /// To [`Ask::Repair`].
     Repaired(Box<Repair>),
+    /// To [`Ask::Checkpoint`]: what it holds.
+    Checkpoint(Box<Checkpoint>),
 }
 
 /// Why a request came to nothing.

@@ -274,6 +274,10 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
             node.repair(&options)
                 .map(|done| Reply::Repaired(Box::new(done)))
         }),
+        Ask::Checkpoint { to } => answer_by(node, id, outbox, move |node| {
+            let made = node.store.checkpoint(&to)?;
+            Ok(Reply::Checkpoint(Box::new(made)))
+        }),
         Ask::ResumeAlone { reason } => answer_by(node, id, outbox, move |node| {
             node.resume_alone(&reason)
                 .map(|epoch| Reply::Epoch(Box::new(epoch)))

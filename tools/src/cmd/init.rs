@@ -50,7 +50,7 @@ pub(crate) struct Init {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum InitRole {
+pub(super) enum InitRole {
     /// It takes writes
     Primary,
     /// It follows its peer
