@@ -200,3 +200,19 @@ impl From<Error> for CommitError {
         Self::Failed(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_truncated_log_says_from_where_on_it_is_held_to_every_waiting_caller() {
+        let error = Error::log_truncated(Lsn(8), Lsn(64))
+            .duplicate()
+            .duplicate();
+        assert_eq!(error.kind(), ErrorKind::LogTruncated);
+        assert_eq!(error.oldest(), Some(Lsn(64)));
+        assert!(error.to_string().contains("below 64"), "{error}");
+        assert_eq!(Error::new(ErrorKind::NotHeld, "x").oldest(), None);
+    }
+}

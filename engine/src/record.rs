@@ -47,7 +47,7 @@ pub(crate) fn check<'a>(
 fn does_not_hold(log: &Log, lsn: Lsn, what: &str) -> Error {
     let hint = damage_hint(&log.place());
     let message = format!("the record at {lsn} does not hold ({what}): {hint}");
-    Error::new(ErrorKind::Corrupt, message)
+    log.of_a_view(Error::new(ErrorKind::Corrupt, message))
 }
 
 #[inline]

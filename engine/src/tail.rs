@@ -1,6 +1,6 @@
 //! The change feed: every commit from a position on, in order, exactly once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -24,7 +24,7 @@ const RUN_LEN: u64 = 256 << 10;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Committed {
-    /// Its number, from 1, without gaps.
+    /// Its number, from 1. In a tail of all keyspaces they have no gaps.
     pub commit: u64,
     /// Where it ends: the LSN of its receipt, and the position from which the next one is read.
     pub lsn: Lsn,
@@ -34,7 +34,7 @@ pub struct Committed {
     pub log_ms: u64,
     /// The writer's wall clock in milliseconds since 1970, for people; may jump.
     pub wall_ms: u64,
-    /// What it did, in its order.
+    /// What it did in the keyspaces that were asked for, in its order.
     pub changes: Vec<Change>,
 }
 
@@ -68,12 +68,14 @@ pub struct Tail {
     ready: VecDeque<Committed>,
     /// End of the frames that were read: where `position` goes once `ready` is empty.
     read_to: Lsn,
+    /// The keyspaces whose changes are given; all if not said.
+    only: Option<BTreeSet<u32>>,
     /// Why nothing more can be given: behind what cannot be read, nothing is.
     fault: Option<Error>,
 }
 
 impl Tail {
-    pub(crate) fn new(store: Store, from: Lsn) -> Result<Self> {
+    pub(crate) fn new(store: Store, from: Lsn, only: Option<BTreeSet<u32>>) -> Result<Self> {
         let visible = store.shared.log.visible();
         if from > visible {
             let message = format!(
@@ -94,6 +96,7 @@ impl Tail {
             epoch,
             ready: VecDeque::new(),
             read_to: from,
+            only,
             fault: None,
         })
     }
@@ -195,7 +198,11 @@ impl Tail {
             }
             if header.kind == FrameKind::Batches {
                 let commits = commits_of(header, &frame, self.epoch, self.read_to, catalogue)?;
-                self.ready.extend(commits);
+                let only = self.only.as_ref();
+                let wanted = commits
+                    .into_iter()
+                    .filter_map(|commit| wanted(commit, only));
+                self.ready.extend(wanted);
             }
             self.read_to = header.end().max(self.read_to);
         }
@@ -233,6 +240,16 @@ impl fmt::Debug for Tail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tail at {:?}", self.position)
     }
+}
+
+/// What of a commit is to be given, if only some keyspaces were asked for.
+fn wanted(mut commit: Committed, only: Option<&BTreeSet<u32>>) -> Option<Committed> {
+    let Some(only) = only else {
+        return Some(commit);
+    };
+    let changes = &mut commit.changes;
+    changes.retain(|change| only.contains(&change.keyspace.id()));
+    (!changes.is_empty()).then_some(commit)
 }
 
 /// The commits of a frame that end behind `from`.

@@ -8,6 +8,7 @@
 mod map;
 mod mem;
 mod os;
+mod read_only;
 mod tolerant;
 
 use std::fmt::Debug;
@@ -23,6 +24,7 @@ use crate::planted::{Bug, on};
 pub(crate) use map::prefetch;
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
+pub(crate) use read_only::ReadOnly;
 pub(crate) use tolerant::Tolerant;
 
 /// Writes to segments start and end at multiples of this many bytes.
@@ -117,6 +119,25 @@ pub trait Fs: Send + Sync + Debug {
     fn host_path(&self, name: &str) -> Option<PathBuf> {
         let _ = name;
         None
+    }
+
+    /// Keeps files as long as they are until the answer is dropped, also against other processes: who
+    /// shortens one asks [`Fs::may_shorten`] first. A map of a file that is shortened ends its
+    /// process. Writes nothing.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn keep_lengths(&self) -> io::Result<Box<dyn Send + Sync>> {
+        Ok(Box::new(()))
+    }
+
+    /// Leave to shorten files until the answer is dropped; `None` while somebody keeps their
+    /// lengths.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    fn may_shorten(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        Ok(Some(Box::new(())))
     }
 
     /// How many names a file has.

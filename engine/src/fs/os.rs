@@ -146,6 +146,22 @@ impl Fs for OsFs {
         }
     }
 
+    // The directory itself is what is locked: it is there, and nothing takes its place.
+    fn keep_lengths(&self) -> io::Result<Box<dyn Send + Sync>> {
+        let dir = StdFile::open(&self.root)?;
+        dir.lock_shared()?;
+        Ok(Box::new(dir))
+    }
+
+    fn may_shorten(&self) -> io::Result<Option<Box<dyn Send + Sync>>> {
+        let dir = StdFile::open(&self.root)?;
+        match dir.try_lock() {
+            Ok(()) => Ok(Some(Box::new(dir))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+
     fn names_of(&self, name: &str) -> io::Result<u64> {
         Ok(std::fs::symlink_metadata(self.path(name))?.nlink())
     }

@@ -33,6 +33,7 @@ impl Log {
             LogState::Fenced(_)
             | LogState::Halted(_)
             | LogState::Poisoned(_)
+            | LogState::ReadOnly
             | LogState::Closed => {
                 return Err(self.not_writing());
             }

@@ -25,6 +25,7 @@ impl Log {
             LogState::Fenced(_)
             | LogState::Halted(_)
             | LogState::Poisoned(_)
+            | LogState::ReadOnly
             | LogState::Closed => {
                 drop(state);
                 return Err(self.not_writing());

@@ -228,7 +228,10 @@ impl Log {
     }
 
     fn work_step(&self) -> Result<Option<Duration>> {
-        if matches!(self.state(), LogState::Poisoned(_) | LogState::Closed) {
+        if matches!(
+            self.state(),
+            LogState::ReadOnly | LogState::Poisoned(_) | LogState::Closed
+        ) {
             return Ok(None);
         }
         if let Some(segment) = self.segments.unreleased().first() {
@@ -249,7 +252,7 @@ impl Log {
         let Some(active) = self.segments.last() else {
             return Ok(None);
         };
-        if self.state() == LogState::Reading {
+        if matches!(self.state(), LogState::Reading | LogState::ReadOnly) {
             return Ok(None);
         }
         let rest = self.prepare_behind(&active)?;
@@ -334,7 +337,7 @@ impl Log {
         let state = self.state();
         if matches!(
             state,
-            LogState::Reading | LogState::Poisoned(_) | LogState::Closed
+            LogState::Reading | LogState::ReadOnly | LogState::Poisoned(_) | LogState::Closed
         ) {
             return None;
         }

@@ -78,6 +78,7 @@ pub use group::Group;
 pub(crate) use lane::Background;
 pub use levels::{CommitOptions, Level};
 pub use manifest::{About, ProtectionMark, TermMark, about};
+pub(crate) use open::Opening;
 pub use open::Recovered;
 pub use pipeline::Pipeline;
 pub use positions::Positions;
@@ -98,6 +99,8 @@ pub use waiter::CommitFuture;
 pub enum LogState {
     /// Opened and read; nothing was written to it.
     Reading,
+    /// Opened for reading alone: nothing is ever written through it.
+    ReadOnly,
     /// Takes frames that another node formed.
     Following,
     /// Forms frames.
@@ -143,6 +146,7 @@ pub(crate) trait FrameSink: Send + Sync {
 
 /// One node's log.
 pub(crate) struct Log {
+    opening: Opening,
     fs: Arc<dyn Fs>,
     clock: Arc<dyn Clock>,
     config: Config,
@@ -229,6 +233,35 @@ impl Log {
 
     pub(crate) fn positions(&self) -> Positions {
         self.cell.read()
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.opening == Opening::ReadOnly
+    }
+
+    /// # Errors
+    /// `NotWriter` when it was opened for reading alone.
+    pub(crate) fn require_writable(&self) -> Result<()> {
+        if self.is_read_only() {
+            return Err(self.not_writing());
+        }
+        Ok(())
+    }
+
+    /// What it was opened with.
+    pub(crate) fn opened_with(&self) -> (Arc<dyn Fs>, Arc<dyn Clock>, Config) {
+        (self.fs.clone(), self.clock.clone(), self.config.clone())
+    }
+
+    /// What a reader that holds nobody off makes of `error`: a file that does not say what it said
+    /// was taken away or replaced by whoever writes, unless it is damaged.
+    pub(crate) fn of_a_view(&self, error: Error) -> Error {
+        if !self.is_read_only() || error.kind() != ErrorKind::Corrupt {
+            return error;
+        }
+        let message = "a file is not as it was when this read-only view was opened: refresh it and \
+                       read again; if that fails too, the file is damaged";
+        Error::new(ErrorKind::NotHeld, message).because(error)
     }
 
     /// End of what readers may see.
@@ -332,7 +365,7 @@ impl Log {
                 Ok(bytes) if bytes.len() < len => return Err(not_in_one_frame(lsn, len)),
                 // Its file may have made room for another one meanwhile.
                 Err(_) if !self.holds(&piece) => {}
-                read => return read,
+                read => return read.map_err(|error| self.of_a_view(error)),
             }
         }
     }
@@ -442,6 +475,11 @@ impl Log {
                 ),
             ),
             LogState::Closed => Error::new(ErrorKind::Closed, "the store is closed"),
+            LogState::ReadOnly => Error::new(
+                ErrorKind::NotWriter,
+                "this store was opened for reading alone: write through the process that has it \
+                 open",
+            ),
             LogState::Reading => Error::new(
                 ErrorKind::NotWriter,
                 "no epoch has begun here: this node is not writing yet",

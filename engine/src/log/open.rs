@@ -36,6 +36,15 @@ use crate::fs::Fs;
 /// Where bytes that a cut takes out of the log are kept.
 pub(super) const ASIDE: &str = "aside";
 
+/// How a log is opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Opening {
+    /// By the one process that may write it.
+    Full,
+    /// For reading alone, whoever writes it meanwhile. Its files refuse everything else.
+    ReadOnly,
+}
+
 /// What recovery found, and what it did about it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -88,11 +97,23 @@ impl Log {
         Ok(manifest.node)
     }
 
+    /// [`Log::open_as`] the one process that may write it.
+    #[cfg(test)]
+    pub(crate) fn open(
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+        replay_point: &mut dyn FnMut(ClusterId, NodeId) -> Option<ChainRecord>,
+    ) -> Result<Arc<Self>> {
+        Self::open_as(Opening::Full, fs, clock, config, replay_point)
+    }
+
     /// Opens a log. Writes nothing to it.
     ///
     /// `replay_point` is asked, once nobody else can change the directory, up to where something
     /// durable holds what the log says; the log is read from there on.
-    pub(crate) fn open(
+    pub(crate) fn open_as(
+        opening: Opening,
         fs: Arc<dyn Fs>,
         clock: Arc<dyn Clock>,
         config: Config,
@@ -103,13 +124,17 @@ impl Log {
         Manifest::load(&*fs)?;
         let lock = lock(&*fs)?;
         let manifest = Manifest::load(&*fs)?;
-        if Manifest::load_copy(&*fs).ok().as_ref() != Some(&manifest) {
-            manifest.store(&*fs)?;
+        if opening == Opening::Full {
+            if Manifest::load_copy(&*fs).ok().as_ref() != Some(&manifest) {
+                manifest.store(&*fs)?;
+            }
+            super::rewind::sweep(&*fs)
+                .map_err(|error| Error::io(format_args!("tidy {}", fs.place()), error))?;
         }
-        super::rewind::sweep(&*fs)
-            .map_err(|error| Error::io(format_args!("tidy {}", fs.place()), error))?;
         let mut mark = MarkFile::open(&*fs)?;
-        mark.make_writable(&*fs)?;
+        if opening == Opening::Full {
+            mark.make_writable(&*fs)?;
+        }
         let replay = replay_point(manifest.cluster, manifest.node);
         let survey = survey(&*fs, &Known::from(&manifest), replay.as_ref())?;
         let judged = judge(&survey, &manifest, mark.newest(), replay.as_ref())?;
@@ -131,10 +156,11 @@ impl Log {
             acked_tail_lost: tail_lost.map(|lost| lost.lsn),
             ..Recovered::default()
         };
-        let state = match (&manifest.halted, manifest.fenced_by) {
-            (Some(why), _) => LogState::Halted(why.clone()),
-            (None, Some(by)) => LogState::Fenced(by),
-            (None, None) => LogState::Reading,
+        let state = match (opening, &manifest.halted, manifest.fenced_by) {
+            (Opening::ReadOnly, _, _) => LogState::ReadOnly,
+            (Opening::Full, Some(why), _) => LogState::Halted(why.clone()),
+            (Opening::Full, None, Some(by)) => LogState::Fenced(by),
+            (Opening::Full, None, None) => LogState::Reading,
         };
         let cell = Cell::default();
         cell.change(|now| {
@@ -158,6 +184,7 @@ impl Log {
         let retired = retired.collect();
         let unsettled = Some(Unsettled::new(&survey, *facts, *tail_lost));
         let log = Arc::new(Self {
+            opening,
             clock,
             cluster: manifest.cluster,
             node: manifest.node,

@@ -75,6 +75,11 @@ impl Log {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(doing(error)),
         }
+        // Who only reads this directory may have mapped it.
+        let leave = self.fs.may_shorten().map_err(doing)?;
+        if leave.is_none() {
+            return Ok(false);
+        }
         let file = self.fs.open(name, Access::Write).map_err(doing)?;
         let len = file.len_bytes().map_err(doing)?;
         let step = self.segment_size / STEPS;

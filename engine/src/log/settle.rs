@@ -57,6 +57,7 @@ impl Log {
         let Some(unsettled) = writer.unsettled.clone() else {
             return Ok(());
         };
+        self.require_writable()?;
         if matches!(self.state(), LogState::Poisoned(_) | LogState::Closed) {
             return Err(self.not_writing());
         }

@@ -3,6 +3,7 @@
 mod changes;
 mod feed;
 mod read;
+mod read_only;
 mod rebuild;
 mod replication;
 mod state;
@@ -34,7 +35,8 @@ use crate::fs::{Fs, MemFs, OsFs};
 use crate::index::IndexFiles;
 use crate::keyspace::StoreTag;
 use crate::log::{
-    Background, Checkpoint, Log, LogState, Positions, Recovered, RestoreOptions, restore_on,
+    Background, Checkpoint, Log, LogState, Opening, Positions, Recovered, RestoreOptions,
+    restore_on,
 };
 use crate::snapshot::Register;
 use crate::tail::Readers;
@@ -157,13 +159,24 @@ impl Store {
     /// # Errors
     /// As [`Store::open`].
     pub fn open_on(fs: Arc<dyn Fs>, clock: Arc<dyn Clock>, config: Config) -> Result<Self> {
+        Self::open_as(Opening::Full, StoreTag::new(), fs, clock, config)
+    }
+
+    /// Opens the store in `fs`; handles of keyspaces that were given under `tag` are its own.
+    fn open_as(
+        opening: Opening,
+        tag: StoreTag,
+        fs: Arc<dyn Fs>,
+        clock: Arc<dyn Clock>,
+        config: Config,
+    ) -> Result<Self> {
         let freeze_after = FreezeAfter {
             entries: config.flush_after_entries,
             log_bytes: config.flush_after_log_bytes,
         };
         let kept_log_bytes = (config.history_log_bytes, config.retain_log_bytes);
         let mut on_disk = None;
-        let log = Log::open(fs.clone(), clock, config, &mut |cluster, node| {
+        let log = Log::open_as(opening, fs.clone(), clock, config, &mut |cluster, node| {
             on_disk = open_index(&fs, cluster, node);
             on_disk
                 .as_ref()
@@ -174,8 +187,10 @@ impl Store {
             Some(files) => files,
             None => IndexFiles::empty(fs, log.cluster(), log.node())?,
         };
-        files.sweep()?;
-        let state = State::new(files.runs().clone(), StoreTag::new(), freeze_after)?;
+        if opening == Opening::Full {
+            files.sweep()?;
+        }
+        let state = State::new(files.runs().clone(), tag, freeze_after)?;
         let state = Arc::new(state);
         log.set_sink(state.clone());
         let snapshots = Arc::<Register>::default();
@@ -190,11 +205,13 @@ impl Store {
             kept_log_bytes,
         );
         let filled = Arc::downgrade(&upkeep);
-        state.on_freeze(move || {
-            if let Some(upkeep) = filled.upgrade() {
-                upkeep.filled();
-            }
-        });
+        if opening == Opening::Full {
+            state.on_freeze(move || {
+                if let Some(upkeep) = filled.upgrade() {
+                    upkeep.filled();
+                }
+            });
+        }
         let background: Arc<dyn Background> = upkeep.clone();
         log.set_background(Arc::downgrade(&background));
         let changes = Arc::<Changes>::default();
@@ -228,6 +245,9 @@ impl Store {
     /// `Poisoned`, `DiskFull`, `Io` when the last bytes cannot be made durable.
     pub fn close(&self) -> Result<()> {
         self.log().close()?;
+        if self.log().is_read_only() {
+            return Ok(());
+        }
         if let Err(error) = self.shared.upkeep.close() {
             // Nothing is lost: the next start replays it.
             tracing::warn!(%error, "the index could not be written out");
@@ -240,8 +260,10 @@ impl Store {
     /// needed by itself; this is for the moment after a bulk load. Reads and commits go on.
     ///
     /// # Errors
-    /// `Corrupt` when a run does not hold, `DiskFull`, `Io`.
+    /// `Corrupt` when a run does not hold, `DiskFull`, `Io`, `NotWriter` for a store that is only
+    /// read.
     pub fn compact_index(&self) -> Result<()> {
+        self.log().require_writable()?;
         self.shared.upkeep.compact_index()
     }
 
@@ -253,8 +275,10 @@ impl Store {
     /// they are, and so does what a standby or a change feed has yet to read.
     ///
     /// # Errors
-    /// `Corrupt` when a segment or the index does not hold, `DiskFull`, `Io`.
+    /// `Corrupt` when a segment or the index does not hold, `DiskFull`, `Io`, `NotWriter` for a
+    /// store that is only read.
     pub fn compact_now(&self, what: Compact) -> Result<()> {
+        self.log().require_writable()?;
         let aim = match what {
             Compact::Reclaim => Aim::Reclaim,
             Compact::Order => Aim::Order,

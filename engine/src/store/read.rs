@@ -86,9 +86,49 @@ impl Store {
     /// [`Tail::position`]), of a frame, or [`Lsn::ZERO`] for all.
     ///
     /// # Errors
-    /// `NotHeld` above what is visible or within a batch, `Corrupt`, `Io`.
+    /// `NotHeld` above what is visible or within a batch, `LogTruncated` where the log was given
+    /// up, `Corrupt`, `Io`.
     pub fn tail(&self, from: Lsn) -> Result<Tail> {
-        Tail::new(self.clone(), from)
+        Tail::new(self.clone(), from, None)
+    }
+
+    /// The commits behind `from` that touch one of `keyspaces`, each with what it changed in those.
+    /// As [`Store::tail`], but the numbers of its commits have gaps: [`Tail::position`] moves on
+    /// over commits that touch none, so that it is the place to go on from.
+    ///
+    /// ```
+    /// # use outlast_engine::{Batch, Lsn, Store};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::open_in_memory()?;
+    /// let (orders, views) = (store.keyspace("orders")?, store.keyspace("views")?);
+    /// let mut batch = Batch::new();
+    /// batch.put(&orders, "1", "tea")?;
+    /// batch.put(&views, "mina", "7")?;
+    /// store.commit(batch, Default::default())?;
+    /// let mut batch = Batch::new();
+    /// batch.put(&views, "mina", "8")?;
+    /// let last = store.commit(batch, Default::default())?;
+    ///
+    /// let mut tail = store.tail_of([&orders], Lsn::ZERO)?;
+    /// let commit = tail.poll()?.expect("one touches the orders");
+    /// assert_eq!((commit.changes.len(), &commit.changes[0].key[..]), (1, &b"1"[..]));
+    /// assert!(tail.poll()?.is_none());
+    /// assert!(tail.position() >= last.lsn);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::tail`]; `NoKeyspace` when one is another store's.
+    pub fn tail_of<'a>(
+        &self,
+        keyspaces: impl IntoIterator<Item = &'a Keyspace>,
+        from: Lsn,
+    ) -> Result<Tail> {
+        let tag = self.shared.state.catalogue.tag();
+        let id = |keyspace: &Keyspace| tag.check(keyspace).map(|()| keyspace.id());
+        let only = keyspaces.into_iter().map(id).collect::<Result<_>>()?;
+        Tail::new(self.clone(), from, Some(only))
     }
 
     /// What this node knows of a receipt.
@@ -169,6 +209,7 @@ impl Shared {
             }
             LogState::Closed => Some(Error::new(ErrorKind::Closed, "the store is closed")),
             LogState::Reading
+            | LogState::ReadOnly
             | LogState::Following
             | LogState::Writing
             | LogState::Fenced(_)

@@ -355,7 +355,7 @@ impl Background for Upkeep {
         let Some(log) = self.log.upgrade() else {
             return Ok(None);
         };
-        if matches!(log.state(), LogState::Poisoned(_)) {
+        if matches!(log.state(), LogState::Poisoned(_) | LogState::ReadOnly) {
             return Ok(None);
         }
         let mut work = self.work.lock();

@@ -5,6 +5,7 @@ mod compact;
 mod follow;
 mod racing;
 mod read;
+mod read_only;
 mod reopen;
 mod serial;
 mod tail;

@@ -155,3 +155,55 @@ fn it_wakes_who_waits_and_says_when_nothing_more_comes() {
         assert_eq!(kind(waiting.join().unwrap()), ErrorKind::Closed);
     });
 }
+
+#[test]
+fn a_tail_of_some_keyspaces_skips_the_others_and_moves_on_over_them() {
+    let (_fs, store) = writer();
+    let [orders, views, users] =
+        ["orders", "views", "users"].map(|name| store.keyspace(name).unwrap());
+    let mut receipts = Vec::new();
+    for n in 0..30u8 {
+        let mut batch = Batch::new();
+        if n % 3 == 0 {
+            batch.put(&orders, [n], [n]).unwrap();
+        }
+        batch.put(&views, [n], [n]).unwrap();
+        if n % 5 == 0 {
+            batch.delete(&users, [n]).unwrap();
+        }
+        receipts.push(store.commit(batch, CommitOptions::default()).unwrap());
+    }
+    let wanted: Vec<u8> = (0..30).filter(|n| n % 3 == 0 || n % 5 == 0).collect();
+    let mut tail = store.tail_of([&users, &orders], Lsn::ZERO).unwrap();
+    let mut seen = Vec::new();
+    while let Some(commit) = tail.poll().unwrap() {
+        let n = commit.changes[0].key[0];
+        assert_eq!(commit.lsn, receipts[usize::from(n)].lsn);
+        assert!(commit.changes.iter().all(|change| change.keyspace != views));
+        assert_eq!(
+            commit.changes.len(),
+            usize::from(n % 3 == 0) + usize::from(n % 5 == 0)
+        );
+        seen.push(n);
+        // Another one goes on where this one stands, and gives what is left.
+        let mut later = store.tail_of([&orders, &users], tail.position()).unwrap();
+        let next = later.poll().unwrap().map(|commit| commit.changes[0].key[0]);
+        assert_eq!(next, wanted.get(seen.len()).copied());
+    }
+    assert_eq!(seen, wanted);
+    assert!(
+        tail.position() >= receipts[29].lsn,
+        "over what it does not give"
+    );
+    assert!(
+        store
+            .tail_of([], Lsn::ZERO)
+            .unwrap()
+            .poll()
+            .unwrap()
+            .is_none()
+    );
+    let (_fs, other) = writer();
+    let refused = other.tail_of([&orders], Lsn::ZERO).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::NoKeyspace);
+}

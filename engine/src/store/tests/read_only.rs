@@ -1,0 +1,211 @@
+//! Reading a store beside the one who writes it, and one that nobody has open.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::fs::Fs;
+
+fn view(fs: &MemFs) -> Store {
+    let clock = Arc::<SystemClock>::default();
+    Store::open_read_only_on(Arc::new(fs.clone()), clock, Config::default()).unwrap()
+}
+
+fn contents(snapshot: &Snapshot, keyspace: &Keyspace) -> Vec<(Bytes, Bytes)> {
+    snapshot.iter(keyspace).map(crate::Result::unwrap).collect()
+}
+
+/// Every file below a directory with its bytes.
+fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            found.insert(path.clone(), std::fs::read(&path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_store_that_nobody_has_open_is_read_without_a_byte_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(ClusterId::random(), "alone");
+    options.has_peer = false;
+    Store::init(dir.path(), &options).unwrap();
+    let config = Config {
+        flush_after_entries: 7,
+        ..Config::default()
+    };
+    let store = Store::open(dir.path(), config.clone()).unwrap();
+    store.begin_epoch(EpochReason::Init, "").unwrap();
+    let keyspace = store.keyspace("k").unwrap();
+    for n in 0..40 {
+        put(&store, &keyspace, &format!("{n:03}"), &[1; 3000]);
+    }
+    store.close().unwrap();
+    let expected = contents(&store.snapshot(), &keyspace);
+    drop(store);
+    // A copy that was never opened has no lock file, and what a crash leaves stays too.
+    std::fs::remove_file(dir.path().join("LOCK")).unwrap();
+    std::fs::write(dir.path().join("index/000000999999.run"), "left over").unwrap();
+    std::fs::remove_file(dir.path().join("manifest.copy")).unwrap_or_default();
+    let before = files(dir.path());
+
+    let mut store = Store::open_read_only(dir.path(), config).unwrap();
+    assert_eq!(store.state(), crate::LogState::ReadOnly);
+    let keyspace = store.find_keyspace("k").unwrap();
+    assert_eq!(contents(&store.snapshot(), &keyspace), expected);
+    assert!(!store.refresh().unwrap());
+    let mut tail = store.tail(Lsn::ZERO).unwrap();
+    let commits = std::iter::from_fn(|| tail.poll().unwrap());
+    assert_eq!(commits.count(), 40);
+
+    let refused = |error: crate::Error| assert_eq!(error.kind(), ErrorKind::NotWriter, "{error}");
+    refused(store.begin_epoch(EpochReason::Init, "").unwrap_err());
+    refused(store.begin_following().unwrap_err());
+    refused(store.compact_index().unwrap_err());
+    let missing = store.keyspace("new").unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NoKeyspace);
+    let mut batch = Batch::new();
+    batch.put(&keyspace, "x", "y").unwrap();
+    let failed = store.commit(batch, CommitOptions::default()).unwrap_err();
+    assert_eq!(failed.error().kind(), ErrorKind::NotWriter);
+    assert_eq!(store.background_step(), None);
+    store.close().unwrap();
+    drop(store);
+    assert_eq!(files(dir.path()), before);
+}
+
+#[test]
+fn a_view_stays_where_it_is_until_it_is_refreshed() {
+    let (fs, store) = writer();
+    let keyspace = store.keyspace("k").unwrap();
+    put(&store, &keyspace, "a", b"1");
+    let second = put(&store, &keyspace, "a", b"2");
+    let mut view = view(&fs);
+    let own = view.find_keyspace("k").unwrap();
+    // The last commit is not vouched for yet: it may be seen once the log was idle, or goes on.
+    let seen = view.get(&own, "a").unwrap();
+    assert!(seen.as_deref() == Some(b"1") || seen.as_deref() == Some(b"2"));
+    let snapshot = view.snapshot();
+    let clone = view.clone();
+
+    put(&store, &keyspace, "a", b"3");
+    put(&store, &keyspace, "b", b"4");
+    store.close().unwrap();
+    assert_eq!(view.get(&own, "a").unwrap(), seen);
+    assert!(view.refresh().unwrap());
+    assert_eq!(view.get(&own, "a").unwrap().as_deref(), Some(&b"3"[..]));
+    assert_eq!(view.get(&own, "b").unwrap().as_deref(), Some(&b"4"[..]));
+    assert_eq!(snapshot.get(&own, "a").unwrap(), seen);
+    assert_eq!(clone.get(&own, "a").unwrap(), seen);
+    let mut tail = view.tail(second.lsn).unwrap();
+    assert_eq!(tail.poll().unwrap().unwrap().commit, second.commit + 1);
+    // Of a store that writes it asks nothing.
+    let (_, mut store) = writer();
+    assert!(!store.refresh().unwrap());
+}
+
+#[test]
+fn a_file_that_was_taken_away_under_a_view_is_an_error_and_no_data() {
+    let (fs, store) = writer();
+    let keyspace = store.keyspace("k").unwrap();
+    for n in 0..60 {
+        put(&store, &keyspace, &format!("{n:03}"), &[1; 3000]);
+    }
+    while store.background_step() == Some(Duration::ZERO) {}
+    let view = view(&fs);
+    let own = view.find_keyspace("k").unwrap();
+    let name = "log/000000000001.seg";
+    let mut bytes = crate::fs::read_all(&fs, name).unwrap();
+    fs.unlink(name).unwrap();
+    let error = view.get(&own, "000").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotHeld, "{error}");
+    // Another file of that name is not taken for it.
+    bytes.rotate_right(8);
+    fs.create(name).unwrap().write_at(0, &bytes).unwrap();
+    let error = view.get(&own, "000").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotHeld, "{error}");
+    assert!(view.get(&own, "059").unwrap().is_some());
+}
+
+#[test]
+fn views_beside_a_writer_show_whole_batches_and_only_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(ClusterId::random(), "alone");
+    options.has_peer = false;
+    Store::init(dir.path(), &options).unwrap();
+    let config = Config {
+        flush_after_entries: 50,
+        idle_mark_after: Duration::from_millis(1),
+        history_log_bytes: 30_000,
+        ..Config::default()
+    };
+    let store = Store::open(dir.path(), config.clone()).unwrap();
+    store.begin_epoch(EpochReason::Init, "").unwrap();
+    let keyspace = store.keyspace("k").unwrap();
+    put(&store, &keyspace, "left", b"0");
+    let (done, commits) = (AtomicBool::new(false), 1500u32);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for n in 0..commits {
+                let mut batch = Batch::new();
+                let value = format!("{n:08}{}", "v".repeat(n as usize % 500));
+                batch.put(&keyspace, "left", &value).unwrap();
+                batch
+                    .put(&keyspace, format!("{:03}", n % 97), &value)
+                    .unwrap();
+                batch.put(&keyspace, "right", &value).unwrap();
+                store.commit(batch, CommitOptions::default()).unwrap();
+                if n % 300 == 299 {
+                    // Takes away segments that the view has mapped.
+                    store.compact_now(crate::Compact::Order).unwrap();
+                }
+            }
+            store.close().unwrap();
+            done.store(true, Ordering::Release);
+        });
+        scope.spawn(|| {
+            let mut view = Store::open_read_only(dir.path(), config).unwrap();
+            let (mut newest, mut moved) = (None, 0);
+            loop {
+                let last = done.load(Ordering::Acquire);
+                moved += u32::from(view.refresh().unwrap());
+                let Ok(own) = view.find_keyspace("k") else {
+                    continue;
+                };
+                let snapshot = view.snapshot();
+                let both = snapshot.multi_get(&own, ["left", "right"]);
+                let [left, right] = match both.as_deref() {
+                    Ok([left, right]) => [left.clone(), right.clone()],
+                    Ok(other) => panic!("{other:?}"),
+                    // Not read from before the writer took it away.
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::NotHeld, "{error}");
+                        continue;
+                    }
+                };
+                if left.as_deref() != Some(b"0") {
+                    assert_eq!(left, right, "a batch that is seen in part");
+                    assert!(left >= newest, "{left:?} after {newest:?}");
+                    newest = left;
+                }
+                for entry in snapshot.iter(&own) {
+                    match entry {
+                        Ok((_, value)) => assert!(*value <= *newest.as_deref().unwrap_or(b"9")),
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::NotHeld, "{error}"),
+                    }
+                }
+                if last {
+                    break;
+                }
+            }
+            let newest = newest.unwrap();
+            assert!(newest.starts_with(format!("{:08}", commits - 1).as_bytes()));
+            assert!(moved > 3, "it moved {moved} times");
+        });
+    });
+}
