@@ -75,7 +75,11 @@ impl Compaction {
         // Where somebody looks at an older state, what that one sees stays.
         let seen = keep.snapshots.first().is_some_and(|at| *at < keep.horizon);
         let known = if seen { first.base() } else { keep.horizon };
-        let settled = log.settled(first.base(), last.end(), known);
+        let settled = if on(Bug::DeleteLeavesEarly) {
+            keep.horizon
+        } else {
+            log.settled(first.base(), last.end(), known)
+        };
         let writer = log.begin_sparse(&victims, keep.horizon)?;
         Ok(Self {
             known: keep.horizon,

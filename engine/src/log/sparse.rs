@@ -6,7 +6,7 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 
 use super::records::Stretch;
-use super::segment::{DIR, damage_hint};
+use super::segment::DIR;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     KeptControl, Lsn, LsnRange, RecordRef, SPARSE_HEADER_LEN, SegmentFault, SparseFault,
@@ -164,11 +164,11 @@ impl Sparse {
     }
 
     fn damaged(&self, fs: &dyn Fs, what: &str) -> Error {
-        let place = fs.place();
+        let (place, name) = (fs.place(), self.name());
         let message = format!(
-            "{place}/{} does not hold: {what}; {}",
-            self.name(),
-            damage_hint(&place)
+            "{place}/{name} does not hold: {what}. Make this node again with a checkpoint of the \
+             other one (`outlast checkpoint` there, `outlast restore` here) or with a backup, and \
+             keep {place} until it runs"
         );
         Error::new(ErrorKind::Corrupt, message)
     }

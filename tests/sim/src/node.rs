@@ -102,6 +102,14 @@ impl Node {
         Ok(store)
     }
 
+    /// The index is gone, which is no loss: the log tells all of it.
+    pub(crate) fn lose_index(&self) {
+        for name in self.fs.list("index").unwrap_or_default() {
+            // On a disk that fails it stays, in part or as a whole.
+            let _ = self.fs.unlink(&format!("index/{name}"));
+        }
+    }
+
     /// Eight random bytes.
     pub(crate) fn nonce(&self) -> [u8; 8] {
         let [a, b, c, d, e, f, g, h, ..] = self.entropy.id();

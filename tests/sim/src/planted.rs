@@ -62,6 +62,9 @@ planted! {
     NoRewrite, 5000, "the tail is not written again after a crash";
     FlushLosesSome, 100, "a memtable is written out without some of its versions";
     NewestRunLast, 100, "a run that was flushed is listed as the oldest of its level";
+    SparseNotSynced, 100, "a sparse segment takes the place of others before it is synced";
+    CompactionLosesNewest, 100, "a compaction leaves out the newest of some keys";
+    DeleteLeavesEarly, 100, "a compaction leaves out deletes that still hide something";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with

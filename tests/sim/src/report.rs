@@ -78,6 +78,8 @@ counts! {
     nested_cuts,
     /// Stretches of logs that were compacted.
     compactions,
+    /// Starts without the index that there was.
+    indexes_lost,
     /// Deaths of a process.
     kills,
     /// Starts of a process.

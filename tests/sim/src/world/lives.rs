@@ -67,6 +67,10 @@ impl World {
     }
 
     fn begin(&mut self, node: usize) -> Checked<outlast_engine::Result<()>> {
+        if self.rng.u8(..100) < 10 {
+            self.node(node).lose_index();
+            self.counts.indexes_lost += 1;
+        }
         let twice = self.rng.u8(..100) < 20;
         let copy = twice.then(|| self.node(node).open_copy());
         let store = match self.node(node).open() {
