@@ -639,8 +639,11 @@ fn damage_is_mended_from_the_peer_whether_the_node_runs_or_not() {
     let dir = tempfile::tempdir().unwrap();
     let settings = PairSettings {
         segment_size: 64 << 10,
-        heartbeat_interval: Duration::from_millis(100),
-        silence_max: Duration::from_secs(2),
+        tuning: outlast_standby::config::Tuning {
+            heartbeat_interval: Duration::from_millis(100),
+            silence_max: Duration::from_secs(2),
+            ..outlast_standby::config::Tuning::default()
+        },
     };
     let exe = std::path::Path::new(env!("CARGO_BIN_EXE_outlast"));
     let pair = Pair::make(exe, dir.path(), settings).unwrap();

@@ -25,8 +25,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use outlast_engine::kill_points::Point;
 use outlast_engine::{Config, Level, Store};
+use outlast_standby::config::Tuning;
 use outlast_standby::status::Role;
 use outlast_tools::load::{Ledger, LoadBatch};
 use outlast_tools::model;
@@ -100,6 +102,12 @@ const PRIMARY: &[(Point, &[u64])] = &[
     (Point::ReplaceSynced, &[1, 2, 3, 4]),
     (Point::ReplaceRenamed, &[1, 2, 3, 4]),
     (Point::ManifestReplaced, &[1, 2]),
+    (Point::SparsePartWritten, SEGMENTS),
+    (Point::SparseSynced, SEGMENTS),
+    (Point::SparseNamed, SEGMENTS),
+    (Point::SparseAdopted, SEGMENTS),
+    (Point::RetiredPart, SEGMENTS),
+    (Point::Retired, SEGMENTS),
     (Point::MarkBegins, SEGMENTS),
     (Point::MarkWritten, SEGMENTS),
     (Point::MarkSynced, SEGMENTS),
@@ -135,6 +143,12 @@ const STANDBY: &[(Point, &[u64])] = &[
     (Point::ReplaceSynced, &[1, 2]),
     (Point::ReplaceRenamed, &[1, 2]),
     (Point::ManifestReplaced, ONCE),
+    (Point::SparsePartWritten, ONCE),
+    (Point::SparseSynced, ONCE),
+    (Point::SparseNamed, ONCE),
+    (Point::SparseAdopted, ONCE),
+    (Point::RetiredPart, ONCE),
+    (Point::Retired, ONCE),
     (Point::MarkBegins, MARKS),
     (Point::MarkWritten, MARKS),
     (Point::MarkSynced, MARKS),
@@ -265,7 +279,13 @@ struct Life {
 
 impl Life {
     fn new(number: usize) -> Self {
-        let site = Site::new(SEGMENT_SIZE);
+        // So that logs are compacted while nodes live and die.
+        let tuning = Tuning {
+            history_log: ByteSize(SEGMENT_SIZE),
+            flush_after_log: ByteSize(SEGMENT_SIZE / 2),
+            ..Tuning::default()
+        };
+        let site = Site::tuned(SEGMENT_SIZE, tuning);
         let lines: Vec<String> = history(number as u64, BATCHES)
             .iter()
             .enumerate()

@@ -74,6 +74,16 @@ pub struct Tuning {
     pub silence_max: Duration,
     /// Bytes of log in flight to the standby: what a slow one costs in memory. Default 8 MiB.
     pub window: bytesize::ByteSize,
+    /// How much log behind the newest state past states stay readable, and the log whole. Default
+    /// 64 MiB.
+    pub history_log: bytesize::ByteSize,
+    /// How much log at most is kept whole for a peer or a change feed that is behind; one that is
+    /// further behind must be made again. Default no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retain_log: Option<bytesize::ByteSize>,
+    /// After how much log, at most, the index is written out: what a start may have to read again.
+    /// Default 16 MiB.
+    pub flush_after_log: bytesize::ByteSize,
 }
 
 impl Default for Tuning {
@@ -83,6 +93,23 @@ impl Default for Tuning {
             heartbeat_interval: Duration::from_secs(1),
             silence_max: Duration::from_secs(3),
             window: bytesize::ByteSize::mib(8),
+            history_log: bytesize::ByteSize::mib(64),
+            retain_log: None,
+            flush_after_log: bytesize::ByteSize::mib(16),
+        }
+    }
+}
+
+impl Tuning {
+    /// What they say to the engine.
+    #[must_use]
+    pub fn engine(&self) -> outlast_engine::Config {
+        outlast_engine::Config {
+            write_mode: self.write_mode,
+            flush_after_log_bytes: self.flush_after_log.as_u64(),
+            history_log_bytes: self.history_log.as_u64(),
+            retain_log_bytes: self.retain_log.map(|bytes| bytes.as_u64()),
+            ..outlast_engine::Config::default()
         }
     }
 }

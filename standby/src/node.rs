@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
 
 use outlast_engine::format::{EpochReason, EpochRecord};
-use outlast_engine::{Config, LogState, Store};
+use outlast_engine::{LogState, Store};
 use outlast_shipper::drive::SessionEnd;
 use outlast_shipper::{Endpoint, Identity, NetThread, Peer, Peers};
 use parking_lot::Mutex;
@@ -89,11 +89,7 @@ impl Node {
         let config = NodeConfig::load(&dir)?;
         let identity = Identity::load(&dir.key()).map_err(usage)?;
         let peers = load_peers(&dir)?;
-        let engine = Config {
-            write_mode: config.tuning.write_mode,
-            ..Config::default()
-        };
-        let store = Store::open(dir.root(), engine)?;
+        let store = Store::open(dir.root(), config.tuning.engine())?;
         let panics = Panics::default();
         let panicked = panics.clone();
         let net = NetThread::start("outlast-net", move |panic| {

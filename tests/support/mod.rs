@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use outlast_standby::config::Tuning;
 use outlast_tools::load::{Batches, Ledger, LedgerLine, LoadBatch};
 use outlast_tools::pair::{NodePlace, NodeProcess, PATIENCE, Pair, PairSettings};
 use serde_json::Value;
@@ -21,11 +22,19 @@ pub struct Site {
 
 impl Site {
     pub fn new(segment_size: u64) -> Self {
+        Self::tuned(segment_size, Tuning::default())
+    }
+
+    /// One that finds out quickly who is gone, and else runs as `tuning` says.
+    pub fn tuned(segment_size: u64, tuning: Tuning) -> Self {
         let root = tempfile::tempdir().unwrap();
         let settings = PairSettings {
             segment_size,
-            heartbeat_interval: Duration::from_millis(50),
-            silence_max: Duration::from_millis(400),
+            tuning: Tuning {
+                heartbeat_interval: Duration::from_millis(50),
+                silence_max: Duration::from_millis(400),
+                ..tuning
+            },
         };
         let exe = Path::new(env!("CARGO_BIN_EXE_outlast"));
         let pair = Pair::make(exe, root.path(), settings).unwrap();

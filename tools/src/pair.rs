@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use outlast_engine::format::ClusterId;
 use outlast_shipper::{Peer, Peers};
 use outlast_standby::certificate::{Certificate, Outcome};
-use outlast_standby::config::{NodeConfig, Policy};
+use outlast_standby::config::{NodeConfig, Policy, Tuning};
 use outlast_standby::control::Client;
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::status::Status;
@@ -31,14 +31,12 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// How the nodes of a pair are made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PairSettings {
     /// Size of segment files in bytes.
     pub segment_size: u64,
-    /// Time between heartbeats.
-    pub heartbeat_interval: Duration,
-    /// After how long without a word the peer counts as gone.
-    pub silence_max: Duration,
+    /// How both run.
+    pub tuning: Tuning,
 }
 
 /// Two nodes that trust each other, each in a directory of its own. The first begins as the
@@ -131,8 +129,7 @@ impl Pair {
         let card = init(&node.dir, &new)?;
         let dir = NodeDir::new(&node.dir);
         let mut config = NodeConfig::load(&dir)?;
-        config.tuning.heartbeat_interval = self.settings.heartbeat_interval;
-        config.tuning.silence_max = self.settings.silence_max;
+        config.tuning = self.settings.tuning.clone();
         fs::write(dir.config(), config.to_text()?)?;
         Ok(card)
     }

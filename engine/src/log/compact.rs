@@ -23,8 +23,9 @@ use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
 /// Bytes that are read, or written and synced, at a time: a commit that meets such a step waits for
-/// it on the disk.
+/// it on the disk. Less of small segments.
 const STEP_LEN: usize = 1 << 20;
+const WRITE_STEPS: u64 = 16;
 /// Records that are taken from a sparse segment at a time.
 const STEP_RECORDS: usize = 8192;
 
@@ -197,6 +198,7 @@ pub(crate) struct SparseWriter {
     temporary: String,
     waiting: Vec<u8>,
     written: u64,
+    step_len: usize,
 }
 
 impl SparseWriter {
@@ -217,7 +219,7 @@ impl SparseWriter {
 
     /// Whether there is enough to be written.
     pub(crate) fn is_due(&self) -> bool {
-        self.waiting.len() >= STEP_LEN
+        self.waiting.len() >= self.step_len
     }
 
     /// Writes and syncs what waits.
@@ -407,6 +409,7 @@ impl Log {
             temporary,
             waiting: Vec::new(),
             written: 0,
+            step_len: STEP_LEN.min(to_usize(self.segment_size / WRITE_STEPS)),
         })
     }
 

@@ -4,10 +4,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use outlast_engine::LogState;
+use outlast_engine::Store;
 use outlast_engine::clock::{Clock, SystemClock};
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::kill_points::{Point, pass};
-use outlast_engine::{Config, Store};
 use outlast_shipper::drive::boot_time;
 
 use super::Inner;
@@ -134,11 +134,7 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     let dir = NodeDir::new(dir);
     let config = NodeConfig::load(&dir)?;
     let start = Instant::now();
-    let engine = Config {
-        write_mode: config.tuning.write_mode,
-        ..Config::default()
-    };
-    let store = Store::open(dir.root(), engine)?;
+    let store = Store::open(dir.root(), config.tuning.engine())?;
     let standing = match store.state() {
         LogState::Reading if was_writer(&store) => Standing::Primary,
         LogState::Reading => standing_of(&store, &Role::Standby),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use outlast_engine::Level;
 use outlast_standby::certificate::Certificate;
+use outlast_standby::config::Tuning;
 use outlast_standby::control::protocol::FailureKind;
 use outlast_tools::exit::Exit;
 use outlast_tools::load::{Batches, End, LoadBatch, Loaded, Options, load};
@@ -178,8 +179,11 @@ impl Show {
 
         let settings = PairSettings {
             segment_size: SEGMENT_SIZE,
-            heartbeat_interval: HEARTBEAT_INTERVAL,
-            silence_max: SILENCE_MAX,
+            tuning: Tuning {
+                heartbeat_interval: HEARTBEAT_INTERVAL,
+                silence_max: SILENCE_MAX,
+                ..Tuning::default()
+            },
         };
         let exe = std::env::current_exe().context("cannot find this program")?;
         let pair = Pair::make(&exe, &self.dir, settings)?.under(&self.processes);
