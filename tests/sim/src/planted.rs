@@ -64,7 +64,7 @@ planted! {
     NewestRunLast, 100, "a run that was flushed is listed as the oldest of its level";
     SparseNotSynced, 100, "a sparse segment takes the place of others before it is synced";
     CompactionLosesNewest, 100, "a compaction leaves out the newest of some keys";
-    DeleteLeavesEarly, 100, "a compaction leaves out deletes that still hide something";
+    DeleteLeavesEarly, 1000, "a compaction leaves out deletes that still hide something";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with
