@@ -99,6 +99,13 @@ pub struct Config {
     /// standby that is behind; one that is further behind begins anew, with `LogTruncated`. Default
     /// no limit: the log is not compacted where somebody has yet to read it.
     pub retain_log_bytes: Option<u64>,
+    /// How many threads at most read from the disk for async callers; the first is started when it is
+    /// needed. Default 2.
+    pub read_threads: usize,
+    /// How old a snapshot may get, with the ranges and transactions that read from it. An older one
+    /// answers `SnapshotTooOld`, and no longer keeps the versions that it sees. Default no limit:
+    /// one that is forgotten open then keeps them all.
+    pub snapshot_age_max: Option<Duration>,
     /// Whether a thread does the background work (preparing segments, marks). Default yes; without
     /// it, whoever owns the store calls its background step.
     pub background: bool,
@@ -113,6 +120,8 @@ impl Default for Config {
             flush_after_log_bytes: 16 << 20,
             history_log_bytes: 64 << 20,
             retain_log_bytes: None,
+            read_threads: 2,
+            snapshot_age_max: None,
             background: true,
         }
     }

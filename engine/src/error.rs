@@ -44,6 +44,9 @@ pub enum ErrorKind {
     /// Only a part of the log is left at the position: the rest was compacted.
     /// [`Error::oldest`] says from where on all of it is.
     LogTruncated,
+    /// The snapshot is older than [`Config::snapshot_age_max`](crate::Config::snapshot_age_max)
+    /// allows, and so is what was read or begun from it: take a new one.
+    SnapshotTooOld,
     /// The deadline passed.
     Timeout,
     /// The store was closed while the call waited.

@@ -94,8 +94,8 @@ pub use log::{
     restore_on,
 };
 pub use receipt::{Receipt, ReceiptStatus};
-pub use snapshot::{Entry, Keys, OpenSnapshots, Range, Snapshot};
-pub use store::{Compact, IndexSize, LogSize, Store, rebuild_index, restore};
+pub use snapshot::{AsyncRange, Entry, Keys, OpenSnapshots, Range, Snapshot};
+pub use store::{Compact, IndexSize, LogSize, Reading, Store, rebuild_index, restore};
 pub use tail::{Change, Committed, Tail};
 pub use transaction::{
     Compared, Expected, TransactOptions, Transaction, TransactionKeys, TransactionRange,

@@ -1,4 +1,5 @@
-//! Memory maps of sealed files, and hints about them: the only `unsafe` in the workspace.
+//! Memory maps of sealed files, and what is asked and hinted about them: the only `unsafe` in the
+//! workspace.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -24,6 +25,30 @@ pub(super) fn map(file: &File, pages: MapPages) -> io::Result<Bytes> {
     // writes there breaks the promise of the directory itself; an unreadable page ends the process.
     let map = unsafe { options.map(file)? };
     Ok(Bytes::from_owner(map))
+}
+
+/// Pages whose residency is asked for at a time.
+const PAGES_AT_ONCE: usize = 64;
+/// Where pages are larger, the question is refused, and the answer is no.
+const PAGE_LEN: usize = 4096;
+
+/// Whether all of `bytes` lies in memory, so that reading it waits for no disk. What the operating
+/// system does not tell counts as not.
+pub(crate) fn is_resident(bytes: &[u8]) -> bool {
+    let ahead = bytes.as_ptr().addr() % PAGE_LEN;
+    let pages = (ahead + bytes.len()).div_ceil(PAGE_LEN);
+    let first = bytes.as_ptr().wrapping_sub(ahead);
+    (0..pages).step_by(PAGES_AT_ONCE).all(|page| {
+        let count = PAGES_AT_ONCE.min(pages - page);
+        let mut resident = [0u8; PAGES_AT_ONCE];
+        let from = first.wrapping_add(page * PAGE_LEN).cast_mut().cast();
+        // SAFETY: mincore reads no memory at the address that it is given, and answers with an error
+        // for one that is not mapped or not at a page's beginning. It writes one byte a page, and
+        // there is room for `count` of them.
+        let asked = unsafe { libc::mincore(from, count * PAGE_LEN, resident.as_mut_ptr()) };
+        let resident = resident.get(..count).unwrap_or_default();
+        asked == 0 && resident.iter().all(|page| page & 1 == 1)
+    })
 }
 
 /// Begins to bring the memory at the beginning of `bytes` nearer to the processor, and goes on. A

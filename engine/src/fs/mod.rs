@@ -21,7 +21,7 @@ use bytes::Bytes;
 use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
-pub(crate) use map::prefetch;
+pub(crate) use map::{is_resident, prefetch};
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
 pub(crate) use read_only::ReadOnly;

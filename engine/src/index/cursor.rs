@@ -112,6 +112,11 @@ impl Cursor {
         self.left.keyspace
     }
 
+    /// Whether nothing is left to read.
+    pub(crate) const fn is_exhausted(&self) -> bool {
+        self.exhausted
+    }
+
     /// Leaves nothing to read.
     pub(crate) fn exhaust(&mut self) {
         self.exhausted = true;

@@ -67,12 +67,17 @@ impl Index {
     /// # Errors
     /// `Corrupt` when a run does not hold, `Io`.
     pub(crate) fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
-        let mut memtables = self.memtables();
-        let found = memtables.find_map(|memtable| memtable.get(keyspace, key, at));
+        let found = self.get_in_memory(keyspace, key, at);
         if found.is_some() {
             return Ok(found);
         }
         self.runs.get(keyspace, key, at)
+    }
+
+    /// The same, if it was written since the newest run.
+    pub(crate) fn get_in_memory(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Version> {
+        let mut memtables = self.memtables();
+        memtables.find_map(|memtable| memtable.get(keyspace, key, at))
     }
 
     /// A cursor over all versions, at none of them.

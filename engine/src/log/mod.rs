@@ -370,6 +370,12 @@ impl Log {
         }
     }
 
+    /// Whether reading a record at `lsn` needs no file to be opened.
+    pub(crate) fn has_mapped(&self, lsn: Lsn) -> bool {
+        let piece = self.segments.piece(lsn);
+        piece.is_some_and(|piece| piece.is_mapped())
+    }
+
     /// Whether a piece of the log still is one.
     fn holds(&self, piece: &Piece) -> bool {
         let there = self.segments.piece(piece.start().lsn);

@@ -360,6 +360,14 @@ impl Piece {
         }
     }
 
+    /// Whether it is in memory, or mapped.
+    pub(super) fn is_mapped(&self) -> bool {
+        match self {
+            Self::Whole(segment) => segment.in_memory() || segment.map.read().is_some(),
+            Self::Sparse(sparse) => sparse.is_mapped(),
+        }
+    }
+
     /// Whether nobody reads it any more: this is the last handle on it, and nobody holds bytes of
     /// its map.
     pub(super) fn is_let_go(&self) -> bool {

@@ -129,6 +129,10 @@ impl Sparse {
         })
     }
 
+    pub(super) fn is_mapped(&self) -> bool {
+        self.map.read().is_some()
+    }
+
     /// Whether nobody else holds bytes of its map.
     pub(super) fn is_let_go(&self) -> bool {
         self.map.read().as_ref().is_none_or(Bytes::is_unique)

@@ -23,10 +23,16 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        let found = self.entry_of(keyspace, key.as_ref());
+        found.map_err(|error| self.of_age(error))
+    }
+
+    fn entry_of(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Entry>> {
         let shared = self.shared();
-        let key = key.as_ref();
         shared.state.catalogue.tag().check(keyspace)?;
-        let found = shared.state.index().get(keyspace.id(), key, self.lsn())?;
+        let index = shared.state.index();
+        self.check_age()?;
+        let found = index.get(keyspace.id(), key, self.lsn())?;
         let Some(version) = found.filter(|version| version.op == Op::Put) else {
             return Ok(None);
         };

@@ -1,23 +1,28 @@
 //! Snapshots: the state at one position of the log, for as long as somebody looks at it.
 
+mod background;
 mod entry;
+mod many;
 mod open;
 mod scan;
 
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::open::Place;
 pub(crate) use self::open::Register;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Lsn, Op};
 use crate::index::{Cursor, Index, KeyRange};
 use crate::keyspace::Keyspace;
 use crate::record;
 use crate::store::Shared;
 
+pub use self::background::AsyncRange;
 pub use self::entry::Entry;
 pub use self::open::OpenSnapshots;
 pub use self::scan::{Keys, Range};
@@ -34,44 +39,66 @@ pub struct Snapshot {
 /// An entry in the register of open snapshots, which lasts as long as this.
 struct Pin {
     shared: Arc<Shared>,
-    at: Lsn,
+    place: Place,
+    /// From when on it is too old, by the monotonic clock.
+    ends: Option<Duration>,
 }
 
 impl Snapshot {
     /// A snapshot at the position that `at` answers with.
     pub(crate) fn new(shared: Arc<Shared>, at: impl FnOnce() -> Lsn) -> Self {
-        let at = shared.snapshots.enter(at);
-        let pin = Arc::new(Pin { shared, at });
+        let now = shared.log.now();
+        let place = shared.snapshots.enter(now, at);
+        let ends = shared.snapshots.ends(now);
+        let pin = Arc::new(Pin {
+            shared,
+            place,
+            ends,
+        });
         Self { pin }
+    }
+
+    /// Asked after the index was taken and before it is used: what it holds was then not given up.
+    ///
+    /// # Errors
+    /// `SnapshotTooOld`.
+    pub(crate) fn check_age(&self) -> Result<()> {
+        let Some(ends) = self.pin.ends else {
+            return Ok(());
+        };
+        if self.shared().log.now() < ends {
+            return Ok(());
+        }
+        let message = format!(
+            "the snapshot at {} is older than Config::snapshot_age_max allows: what it sees may be \
+             gone; take a new one",
+            self.lsn()
+        );
+        Err(Error::new(ErrorKind::SnapshotTooOld, message))
+    }
+
+    /// What could not be read is gone because the snapshot is too old, if it is.
+    pub(crate) fn of_age(&self, error: Error) -> Error {
+        self.check_age().err().unwrap_or(error)
     }
 
     /// The position: every record below it is seen, none at or above it.
     #[must_use]
     pub fn lsn(&self) -> Lsn {
-        self.pin.at
+        self.pin.place.at
     }
 
     /// The value of `key`, or `None` if it has none here.
     ///
     /// # Errors
     /// `Corrupt` when the record does not hold, `Io` when it cannot be read, `NoKeyspace` when the
-    /// keyspace is another store's.
+    /// keyspace is another store's, `SnapshotTooOld`.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        self.pin.shared.get_at(keyspace, key.as_ref(), self.pin.at)
-    }
-
-    /// The values of `keys`, in their order.
-    ///
-    /// # Errors
-    /// As [`Snapshot::get`], for the first key that has one.
-    pub fn multi_get<K: AsRef<[u8]>>(
-        &self,
-        keyspace: &Keyspace,
-        keys: impl IntoIterator<Item = K>,
-    ) -> Result<Vec<Option<Bytes>>> {
-        keys.into_iter()
-            .map(|key| self.get(keyspace, key))
-            .collect()
+        let shared = self.shared();
+        let index = shared.state.index();
+        self.check_age()?;
+        let found = shared.get_in(&index, keyspace, key.as_ref(), self.lsn());
+        found.map_err(|error| self.of_age(error))
     }
 
     /// Whether `key` has a value here. Looks at the index alone.
@@ -83,7 +110,8 @@ impl Snapshot {
         let Shared { state, .. } = &*self.pin.shared;
         state.catalogue.tag().check(keyspace)?;
         let index = state.index();
-        let version = index.get(keyspace.id(), key.as_ref(), self.pin.at)?;
+        self.check_age()?;
+        let version = index.get(keyspace.id(), key.as_ref(), self.lsn())?;
         Ok(version.is_some_and(|version| version.op == Op::Put))
     }
 
@@ -134,7 +162,7 @@ impl Snapshot {
             keyspace: keyspace.id(),
             lower,
             upper,
-            at: self.pin.at,
+            at: self.lsn(),
         };
         let foreign = self.pin.shared.state.catalogue.tag().check(keyspace).err();
         Range::new(self.clone(), Cursor::new(index, range), foreign)
@@ -147,22 +175,17 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Snapshot({})", self.pin.at)
+        write!(f, "Snapshot({})", self.lsn())
     }
 }
 
 impl Drop for Pin {
     fn drop(&mut self) {
-        self.shared.snapshots.leave(self.at);
+        self.shared.snapshots.leave(self.place);
     }
 }
 
 impl Shared {
-    /// The value of `key` at position `at`, which is pinned.
-    fn get_at(&self, keyspace: &Keyspace, key: &[u8], at: Lsn) -> Result<Option<Bytes>> {
-        self.get_in(&self.state.index(), keyspace, key, at)
-    }
-
     /// The value of `key` at position `at`, as `index` tells.
     pub(crate) fn get_in(
         &self,

@@ -95,6 +95,12 @@ impl<T: Default> Scan<T> {
             Direction::Reverse => (&mut self.back, &mut self.front),
         };
         if near.is_empty() {
+            if !self.cursor.is_exhausted()
+                && let Err(error) = self.snapshot.check_age()
+            {
+                self.cursor.exhaust();
+                return Some(Err(error));
+            }
             let filled = self
                 .cursor
                 .fill(direction, self.portion_len, &mut near.portion);
@@ -129,6 +135,10 @@ impl Range {
     pub(super) fn new(snapshot: Snapshot, cursor: Cursor, refused: Option<Error>) -> Self {
         let scan = Scan::new(snapshot, cursor);
         Self { scan, refused }
+    }
+
+    pub(super) const fn snapshot(&self) -> &Snapshot {
+        &self.scan.snapshot
     }
 
     /// The keys alone, without a look at the log.
@@ -205,7 +215,7 @@ impl Range {
             let record = record::check(log, bytes, keyspace, key, version.lsn)?;
             Ok(look(memory, record))
         });
-        Some(read)
+        Some(read.map_err(|error| snapshot.of_age(error)))
     }
 }
 

@@ -2,13 +2,14 @@
 
 mod changes;
 mod feed;
+mod pool;
 mod read;
 mod read_only;
 mod rebuild;
 mod replication;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upkeep;
 mod write;
 
@@ -19,10 +20,12 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+pub use self::pool::Reading;
 pub use self::rebuild::rebuild_index;
 
 use self::changes::Changes;
 use self::feed::Feed;
+use self::pool::ReadPool;
 use self::state::{FreezeAfter, State};
 use self::upkeep::Upkeep;
 use crate::clock::{Clock, SystemClock};
@@ -57,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Arc<Register>,
     pub(crate) tails: Arc<Readers>,
     pub(crate) changes: Arc<Changes>,
+    /// Reads for async callers.
+    pub(crate) pool: ReadPool,
     feed: Feed,
     upkeep: Arc<Upkeep>,
     /// Held while a keyspace is made, so that two callers never make the same one.
@@ -174,6 +179,8 @@ impl Store {
             entries: config.flush_after_entries,
             log_bytes: config.flush_after_log_bytes,
         };
+        let snapshot_age_max = config.snapshot_age_max;
+        let pool = ReadPool::new(config.read_threads);
         let kept_log_bytes = (config.history_log_bytes, config.retain_log_bytes);
         let mut on_disk = None;
         let log = Log::open_as(opening, fs.clone(), clock, config, &mut |cluster, node| {
@@ -193,8 +200,8 @@ impl Store {
         let state = State::new(files.runs().clone(), tag, freeze_after)?;
         let state = Arc::new(state);
         log.set_sink(state.clone());
-        let snapshots = Arc::<Register>::default();
-        snapshots.raise_horizon(files.horizon().max(log.sparse_horizon()));
+        let snapshots = Arc::new(Register::new(snapshot_age_max));
+        snapshots.raise_horizon(files.horizon().max(log.sparse_horizon()), log.now());
         let tails = Arc::<Readers>::default();
         let upkeep = Upkeep::new(
             &log,
@@ -225,6 +232,7 @@ impl Store {
             snapshots,
             tails,
             changes,
+            pool,
             feed,
             upkeep,
             creation: Mutex::new(()),

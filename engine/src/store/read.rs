@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Shared, Store};
+use super::{Reading, Shared, Store};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{History, Lsn};
 use crate::keyspace::Keyspace;
@@ -25,6 +25,53 @@ impl Store {
         let index = self.shared.state.index();
         let visible = self.log().visible();
         self.shared.get_in(&index, keyspace, key.as_ref(), visible)
+    }
+
+    /// The newest visible values of `keys`, all of one moment, in their order. Quicker than one after
+    /// the other where they are many.
+    ///
+    /// ```
+    /// # use outlast_engine::{Batch, Store};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::open_in_memory()?;
+    /// # let users = store.keyspace("users")?;
+    /// # let mut batch = Batch::new();
+    /// # batch.put(&users, "mina", "sailing")?;
+    /// # store.commit(batch, Default::default())?;
+    /// let found = store.multi_get(&users, ["nobody", "mina"])?;
+    /// assert_eq!(found, [None, Some("sailing".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`], for one of the keys that have one.
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Bytes>>> {
+        self.snapshot().multi_get(keyspace, keys)
+    }
+
+    /// [`Store::get`] without waiting for the disk, as [`Snapshot::get_async`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::get_async`].
+    pub fn get_async(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Reading<Option<Bytes>> {
+        self.snapshot().get_async(keyspace, key)
+    }
+
+    /// [`Store::multi_get`] without waiting for the disk, as [`Snapshot::multi_get_async`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::multi_get_async`].
+    pub fn multi_get_async<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Reading<Vec<Option<Bytes>>> {
+        self.snapshot().multi_get_async(keyspace, keys)
     }
 
     /// The newest visible value of `key` with its position, for a
@@ -79,7 +126,7 @@ impl Store {
     /// Snapshots that are open, with the ranges that read from them.
     #[must_use]
     pub fn open_snapshots(&self) -> OpenSnapshots {
-        self.shared.snapshots.read()
+        self.shared.snapshots.read(self.log().now())
     }
 
     /// The commits behind `from`, which is the end of a batch (a receipt's LSN, or

@@ -173,7 +173,7 @@ impl Upkeep {
         let settled = log.settled(Lsn::ZERO, Lsn::ZERO, Lsn::ZERO);
         Keep {
             horizon,
-            snapshots: self.snapshots.raise_horizon(horizon),
+            snapshots: self.snapshots.raise_horizon(horizon, log.now()),
             settled: if on(Bug::DeleteLeavesEarly) {
                 horizon
             } else {

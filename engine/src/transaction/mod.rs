@@ -112,15 +112,29 @@ impl Transaction {
     /// The values of `keys`, in their order.
     ///
     /// # Errors
-    /// As [`Transaction::get`], for the first key that has one.
+    /// As [`Transaction::get`], for one of the keys that have one.
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
-        keys.into_iter()
-            .map(|key| self.get(keyspace, key))
-            .collect()
+        let mut values = Vec::new();
+        let (mut places, mut unwritten) = (Vec::new(), Vec::new());
+        for (place, key) in keys.into_iter().enumerate() {
+            let written = self.written(keyspace, key.as_ref())?;
+            if written.is_none() {
+                places.push(place);
+                unwritten.push(key);
+            }
+            values.push(written.flatten());
+        }
+        let found = self.snapshot.multi_get(keyspace, unwritten)?;
+        for (place, value) in places.into_iter().zip(found) {
+            if let Some(slot) = values.get_mut(place) {
+                *slot = value;
+            }
+        }
+        Ok(values)
     }
 
     /// Whether `key` has a value.
@@ -291,7 +305,10 @@ impl Transaction {
             // node forms.
             shared.log.require_writing()?;
             let from = shared.applied_end();
-            validate::unchanged(shared, &reads, snapshot.lsn(), from)?;
+            let unchanged = validate::unchanged(shared, &reads, snapshot.lsn(), from);
+            // What tells of a change may be gone too.
+            snapshot.check_age()?;
+            unchanged?;
             let check = Some(Box::new(Check { reads, from }));
             Ok(Draft { batch, check })
         };

@@ -37,7 +37,7 @@ use super::Version;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::KEY_LEN_MAX;
 use crate::format::{Lsn, Op};
-use crate::fs::{Access, Fs, MapPages, prefetch};
+use crate::fs::{Access, Fs, MapPages, is_resident, prefetch};
 
 pub(crate) use self::cursor::RunCursor;
 pub(crate) use self::writer::RunWriter;
@@ -129,6 +129,15 @@ impl Run {
 
     pub(crate) const fn meta(&self) -> &RunMeta {
         &self.meta
+    }
+
+    /// Whether it probably lies in memory: a few places of it do.
+    pub(crate) fn is_resident(&self) -> bool {
+        const PLACES: usize = 16;
+        let step = (self.map.len() / PLACES).max(BLOCK_LEN);
+        let places = (0..self.map.len()).step_by(step);
+        let mut places = places.filter_map(|at| self.map.get(at..=at));
+        places.all(is_resident)
     }
 
     pub(crate) fn name(&self) -> &str {

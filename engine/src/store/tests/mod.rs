@@ -6,6 +6,7 @@ mod follow;
 mod racing;
 mod read;
 mod read_only;
+mod reading;
 mod reopen;
 mod serial;
 mod tail;
@@ -155,7 +156,7 @@ fn everything_may_cross_threads() {
     fn shared<T: Send + Sync>() {}
     fn sent<T: Send>(_: &T) {}
     shared::<(Store, Keyspace, Batch, Snapshot)>();
-    shared::<(crate::Range, crate::Keys, crate::Tail)>();
+    shared::<(crate::Range, crate::Keys, crate::Tail, crate::AsyncRange)>();
     shared::<(
         crate::Transaction,
         crate::TransactionRange,
@@ -167,6 +168,10 @@ fn everything_may_cross_threads() {
     let receipt = block_on(future).unwrap();
     sent(&store.wait_applied_async(receipt));
     sent(&store.tail(Lsn::ZERO).unwrap().next());
+    let keyspace = store.keyspace("k").unwrap();
+    sent(&store.get_async(&keyspace, "key"));
+    sent(&store.multi_get_async(&keyspace, ["key"]));
+    sent(&store.snapshot().iter(&keyspace).into_async().next());
 }
 
 struct Unpark(Thread);
@@ -177,7 +182,7 @@ impl Wake for Unpark {
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
