@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use outlast_engine::{
-    Batch, CommitOptions, Config, EpochReason, InitOptions, Keyspace, Snapshot, Store,
+    Batch, CommitOptions, Compact, Config, EpochReason, InitOptions, Keyspace, Snapshot, Store,
 };
 
 use super::{Commit, Engine, Reader, Show, Way};
@@ -98,7 +98,9 @@ impl Engine for Outlast {
     }
 
     fn compact(&mut self) -> Result<Way> {
-        Ok(Way::Cannot("no compaction yet"))
+        self.store.compact_index()?;
+        self.store.compact_now(Compact::Order)?;
+        Ok(Way::By("compact_index and compact_now, ordered"))
     }
 
     fn close(self: Box<Self>) -> Result<()> {

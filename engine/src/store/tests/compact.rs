@@ -162,6 +162,33 @@ fn a_deleted_key_stays_deleted_whatever_is_rewritten_first() {
     }
 }
 
+/// A range looks its records up in the files that it met before.
+#[test]
+fn a_range_that_was_begun_goes_on_over_a_log_that_is_rewritten_under_it() {
+    let (_fs, store) = alone();
+    let keyspace = store.keyspace("default").unwrap();
+    overwrite(&store, &keyspace, 0, 400);
+    for n in 0..60 {
+        put(&store, &keyspace, &format!("more-{n:02}"), &value(n));
+    }
+    settle(&store);
+    let snapshot = store.snapshot();
+    let expected: Vec<_> = snapshot.iter(&keyspace).map(Result::unwrap).collect();
+    let mut range = snapshot.iter(&keyspace);
+    let mut read = Vec::new();
+    for what in [Compact::Reclaim, Compact::Order, Compact::Order] {
+        read.extend(range.by_ref().take(15).map(Result::unwrap));
+        overwrite(&store, &keyspace, 0, 50);
+        settle(&store);
+        store.compact_now(what).unwrap();
+        assert!(store.log_size().whole_from > Lsn::ZERO);
+    }
+    read.extend(range.map(Result::unwrap));
+    assert_eq!(read, expected);
+    let compacted: Vec<_> = snapshot.iter(&keyspace).map(Result::unwrap).collect();
+    assert_eq!(compacted, expected);
+}
+
 #[test]
 fn nobody_who_reads_the_log_is_cut_off() {
     let (_fs, store) = alone();
