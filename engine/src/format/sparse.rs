@@ -338,23 +338,54 @@ impl<'a> SparseView<'a> {
     /// Where among the records that of `lsn` lies, if it is held.
     #[must_use]
     pub fn find(&self, lsn: Lsn) -> Option<u32> {
-        let groups = self.fences.len() / FENCE_LEN;
-        let above = partition(groups, |group| {
-            self.fence(group).is_some_and(|(fence, _)| fence <= lsn)
-        });
-        let group = above.checked_sub(1)?;
-        let (fence, first) = self.fence(group)?;
-        let end = match self.fence(group + 1) {
-            Some((_, next)) => next,
-            None => self.entries.len() / ENTRY_LEN,
-        };
-        let delta = u32::try_from(lsn.bytes_since(fence)).ok()?;
-        let below = partition(end - first, |number| {
+        let group = self.group_of(lsn)?;
+        let Group {
+            first, end, delta, ..
+        } = group;
+        let count = end - first;
+        let below = partition_near(count, group.guess(), |number| {
             self.entry(first + number)
                 .is_some_and(|(there, _)| there < delta)
         });
         let (there, offset) = self.entry(first + below)?;
-        (first + below < end && there == delta).then_some(offset)
+        (below < count && there == delta).then_some(offset)
+    }
+
+    /// The part of the table that [`SparseView::find`] probably reads for `lsn`: to be brought
+    /// nearer before many are looked for.
+    #[must_use]
+    pub fn near(&self, lsn: Lsn) -> &'a [u8] {
+        let guess = self.group_of(lsn).map(|group| {
+            let number = group.first + group.guess();
+            self.entries.get(number * ENTRY_LEN..)
+        });
+        guess.flatten().unwrap_or_default()
+    }
+
+    /// The entries among which that of `lsn` is, if it is held.
+    fn group_of(&self, lsn: Lsn) -> Option<Group> {
+        let groups = self.fences.len() / FENCE_LEN;
+        let (lowest, _) = self.fence(0)?;
+        let (highest, _) = self.fence(groups - 1)?;
+        let guess = share(
+            lsn.0.checked_sub(lowest.0)?,
+            highest.0.saturating_sub(lowest.0),
+            groups - 1,
+        );
+        let above = partition_near(groups, guess, |group| {
+            self.fence(group).is_some_and(|(fence, _)| fence <= lsn)
+        });
+        let group = above.checked_sub(1)?;
+        let (fence, first) = self.fence(group)?;
+        let (next, end) = self
+            .fence(group + 1)
+            .unwrap_or((highest, self.entries.len() / ENTRY_LEN));
+        Some(Group {
+            first,
+            end,
+            delta: u32::try_from(lsn.bytes_since(fence)).ok()?,
+            span: next.0.saturating_sub(fence.0),
+        })
     }
 
     /// All records by their LSN, with where they lie among the records.
@@ -390,15 +421,51 @@ impl<'a> SparseView<'a> {
     }
 }
 
-/// How many of `0..count`, from the beginning, `holds` is true of.
-fn partition(count: usize, holds: impl Fn(usize) -> bool) -> usize {
+/// A group of entries, and what is looked for in it.
+#[derive(Clone, Copy)]
+struct Group {
+    first: usize,
+    end: usize,
+    delta: u32,
+    /// How far it is to the next group; none to the last one's end.
+    span: u64,
+}
+
+impl Group {
+    /// Which of its entries it is if they lie evenly.
+    fn guess(&self) -> usize {
+        let count = self.end.saturating_sub(self.first);
+        share(self.delta.into(), self.span, count).min(count.saturating_sub(1))
+    }
+}
+
+/// How many of `count` steps `part` of `whole` is; at most all of them.
+fn share(part: u64, whole: u64, count: usize) -> usize {
+    if part >= whole {
+        return count;
+    }
+    let steps = u128::from(part) * count as u128 / u128::from(whole);
+    usize::try_from(steps).unwrap_or(count)
+}
+
+/// How many of `0..count`, from the beginning, `holds` is true of. Looks from `guess` on in steps
+/// that grow: positions in the log mostly lie evenly, so that a guess by their distances is close,
+/// and few places of a large table are touched.
+fn partition_near(count: usize, guess: usize, holds: impl Fn(usize) -> bool) -> usize {
     let (mut low, mut high) = (0, count);
+    let (mut step, mut at) = (1, guess.min(count.saturating_sub(1)));
     while low < high {
-        let middle = low + (high - low) / 2;
-        if holds(middle) {
-            low = middle + 1;
+        if holds(at) {
+            low = at + 1;
+            // None holds at `high`, if it is a place at all.
+            at = low.saturating_add(step - 1);
         } else {
-            high = middle;
+            high = at;
+            at = high.saturating_sub(step);
+        }
+        step = step.saturating_mul(2);
+        if at < low || at >= high {
+            at = low.midpoint(high);
         }
     }
     low

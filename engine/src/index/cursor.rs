@@ -62,7 +62,7 @@ impl Portion {
     }
 
     /// The versions, in the order of the keys.
-    pub(crate) fn versions(&self) -> impl ExactSizeIterator<Item = Version> {
+    pub(crate) fn versions(&self) -> impl ExactSizeIterator<Item = Version> + Clone {
         self.found.iter().map(|place| place.version)
     }
 

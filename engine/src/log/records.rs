@@ -57,13 +57,18 @@ enum Place {
 
 impl RecordPlaces {
     /// Looks up where records of these positions and lengths lie, in the place of those before.
-    pub(crate) fn find(&mut self, log: &Log, records: impl Iterator<Item = (Lsn, usize)>) {
+    pub(crate) fn find(&mut self, log: &Log, records: impl Iterator<Item = (Lsn, usize)> + Clone) {
         self.places.clear();
         let generation = log.segments.generation();
         if self.generation != generation {
             self.generation = generation;
             self.stretches.clear();
             self.in_memory = None;
+        }
+        let has_table = |stretch: &Stretch| stretch.sparse.is_some();
+        if self.stretches.iter().any(has_table) {
+            let positions = records.clone().map(|(lsn, _)| lsn);
+            positions.for_each(|lsn| self.prefetch_table(lsn));
         }
         for (lsn, len) in records {
             let place = self.place(log, lsn, len);
@@ -119,6 +124,22 @@ impl RecordPlaces {
                 look(&bytes, &bytes)
             }
             None => panic!("record {number} of {}", self.places.len()),
+        }
+    }
+
+    /// Begins to bring what tells where a record lies nearer to the processor, where that is a
+    /// table, and goes on: with many under way at once, none is waited for long.
+    #[inline]
+    fn prefetch_table(&self, lsn: Lsn) {
+        let stretches = &self.stretches;
+        let after = stretches.partition_point(|stretch| stretch.range.start <= lsn);
+        let stretch = after
+            .checked_sub(1)
+            .and_then(|number| stretches.get(number));
+        if let Some(stretch) = stretch
+            && let Some(sparse) = &stretch.sparse
+        {
+            prefetch(sparse.table_near(&stretch.bytes, lsn));
         }
     }
 

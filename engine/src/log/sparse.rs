@@ -85,6 +85,12 @@ impl Sparse {
         Some(to_usize(SPARSE_HEADER_LEN) + view.find(lsn)? as usize)
     }
 
+    /// The part of the table in `map` that says where the record of `lsn` begins.
+    #[inline]
+    pub(super) fn table_near<'a>(&self, map: &'a [u8], lsn: Lsn) -> &'a [u8] {
+        SparseView::trusted(&self.header, map).map_or(&[], |view| view.near(lsn))
+    }
+
     /// The control records, in the order of the log.
     ///
     /// # Errors
