@@ -99,8 +99,8 @@ pub struct Config {
     /// standby that is behind; one that is further behind begins anew, with `LogTruncated`. Default
     /// no limit: the log is not compacted where somebody has yet to read it.
     pub retain_log_bytes: Option<u64>,
-    /// How many threads at most read from the disk for async callers; the first is started when it is
-    /// needed. Default 2.
+    /// How many threads at most read from the disk for async callers; the first is started when it
+    /// is needed. Default 2.
     pub read_threads: usize,
     /// How old a snapshot may get, with the ranges and transactions that read from it. An older one
     /// answers `SnapshotTooOld`, and no longer keeps the versions that it sees. Default no limit:

@@ -48,7 +48,10 @@
 //! - Reading, then writing by it: [`Store::transaction`], [`Store::transact`] and
 //!   [`Store::compare_and_set`].
 //! - Reading: [`Store::get`], [`Snapshot`] with [`Range`] and [`Keys`], the change feed [`Tail`],
-//!   [`Store::receipt_status`] and [`Store::wait_applied`].
+//!   [`Store::receipt_status`] and [`Store::wait_applied`]; from async code [`Store::get_async`],
+//!   [`Store::multi_get_async`] and [`Range::into_async`]; from another process
+//!   [`Store::open_read_only`].
+//! - Watching: [`Store::metrics`].
 //! - Shipping: [`LogCursor`], [`Store::append_run`], [`Store::sync`], [`Store::apply_to`].
 //! - [`mod@format`]: the bytes of files and frames. [`fs`], [`clock`] and [`entropy`]: what a
 //!   simulation replaces. [`planted`]: faults that grade it.
@@ -72,6 +75,7 @@ mod index;
 mod keyspace;
 pub mod kill_points;
 mod log;
+mod metrics;
 pub mod planted;
 mod receipt;
 mod record;
@@ -93,6 +97,7 @@ pub use log::{
     RestoreOptions, TermMark, Want, about, check, check_on, repair, repair_from, repair_on,
     restore_on,
 };
+pub use metrics::{Latency, Metrics};
 pub use receipt::{Receipt, ReceiptStatus};
 pub use snapshot::{AsyncRange, Entry, Keys, OpenSnapshots, Range, Snapshot};
 pub use store::{Compact, IndexSize, LogSize, Reading, Store, rebuild_index, restore};

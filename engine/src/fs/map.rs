@@ -42,9 +42,9 @@ pub(crate) fn is_resident(bytes: &[u8]) -> bool {
         let count = PAGES_AT_ONCE.min(pages - page);
         let mut resident = [0u8; PAGES_AT_ONCE];
         let from = first.wrapping_add(page * PAGE_LEN).cast_mut().cast();
-        // SAFETY: mincore reads no memory at the address that it is given, and answers with an error
-        // for one that is not mapped or not at a page's beginning. It writes one byte a page, and
-        // there is room for `count` of them.
+        // SAFETY: mincore reads no memory at the address that it is given, and answers with an
+        // error for one that is not mapped or not at a page's beginning. It writes one byte a page,
+        // and there is room for `count` of them.
         let asked = unsafe { libc::mincore(from, count * PAGE_LEN, resident.as_mut_ptr()) };
         let resident = resident.get(..count).unwrap_or_default();
         asked == 0 && resident.iter().all(|page| page & 1 == 1)

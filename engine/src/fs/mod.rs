@@ -121,8 +121,8 @@ pub trait Fs: Send + Sync + Debug {
         None
     }
 
-    /// Keeps files as long as they are until the answer is dropped, also against other processes: who
-    /// shortens one asks [`Fs::may_shorten`] first. A map of a file that is shortened ends its
+    /// Keeps files as long as they are until the answer is dropped, also against other processes:
+    /// who shortens one asks [`Fs::may_shorten`] first. A map of a file that is shortened ends its
     /// process. Writes nothing.
     ///
     /// # Errors

@@ -245,6 +245,11 @@ impl Runs {
         self.levels.len_bytes()
     }
 
+    /// How many there are in each level, the newest level first.
+    pub(crate) fn by_level(&self) -> impl Iterator<Item = u64> {
+        self.levels.levels().iter().map(|level| level.len() as u64)
+    }
+
     /// All of them, by level.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Run>> {
         self.levels.runs()

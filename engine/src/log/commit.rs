@@ -451,7 +451,10 @@ impl Log {
             receipts.push((receipt, pending.level, pending.waiter));
         }
         self.push(writer, before.lsn, frame.clone(), 1);
+        self.counters.formed_bytes.add(frame.len() as u64);
+        self.counters.commits.add(u64::from(batches));
         if kind == FrameKind::Batches {
+            self.counters.groups.add(1);
             writer.recent.push(header, frame.clone(), writes);
         }
         Some(Formed {

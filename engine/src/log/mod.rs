@@ -67,6 +67,7 @@ use crate::format::{
 };
 use crate::fs::Fs;
 use crate::kill_points::{Point, pass};
+use crate::metrics::Counters;
 
 pub use check::{CheckReport, check, check_on};
 pub(crate) use checked::{Check, Draft};
@@ -147,6 +148,7 @@ pub(crate) trait FrameSink: Send + Sync {
 /// One node's log.
 pub(crate) struct Log {
     opening: Opening,
+    counters: Counters,
     fs: Arc<dyn Fs>,
     clock: Arc<dyn Clock>,
     config: Config,
@@ -246,6 +248,11 @@ impl Log {
             return Err(self.not_writing());
         }
         Ok(())
+    }
+
+    /// What is counted on the way.
+    pub(crate) const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// What it was opened with.

@@ -32,6 +32,7 @@ use crate::entropy::SystemEntropy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Chain, ChainRecord, ClusterId, History, Lsn, LsnRange, NodeId};
 use crate::fs::Fs;
+use crate::metrics::Counters;
 
 /// Where bytes that a cut takes out of the log are kept.
 pub(super) const ASIDE: &str = "aside";
@@ -185,6 +186,7 @@ impl Log {
         let unsettled = Some(Unsettled::new(&survey, *facts, *tail_lost));
         let log = Arc::new(Self {
             opening,
+            counters: Counters::default(),
             clock,
             cluster: manifest.cluster,
             node: manifest.node,

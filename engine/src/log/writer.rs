@@ -223,7 +223,9 @@ impl Log {
             synced => synced,
         };
         pass(Point::SyncBegins);
+        let began = self.now();
         let synced = if on(Bug::NoFsync) { Ok(()) } else { sync() };
+        self.counters.fsyncs.add(self.now().saturating_sub(began));
         synced.map_err(|error| {
             let name = file_name(active.segment.header.ordinal);
             let error = Error::io(format_args!("fsync {name}"), error);

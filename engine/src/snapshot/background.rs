@@ -39,6 +39,9 @@ impl Snapshot {
     pub fn get_async(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Reading<Option<Bytes>> {
         let key = key.as_ref();
         if let Some(answer) = self.get_resident(keyspace, key).transpose() {
+            let counters = self.shared().log.counters();
+            counters.gets.add(1);
+            counters.async_inline.add(1);
             return Reading::ready(answer.map_err(|error| self.of_age(error)));
         }
         let key = Bytes::copy_from_slice(key);
@@ -65,6 +68,9 @@ impl Snapshot {
             .map(|key| self.get_resident(keyspace, key))
             .collect::<Result<Option<Vec<_>>>>();
         if let Some(answer) = resident.transpose() {
+            let counters = self.shared().log.counters();
+            counters.gets.add(keys.len() as u64);
+            counters.async_inline.add(1);
             return Reading::ready(answer.map_err(|error| self.of_age(error)));
         }
         self.read_behind(keyspace, move |snapshot, keyspace| {
@@ -78,6 +84,7 @@ impl Snapshot {
         read: impl FnOnce(&Self, &Keyspace) -> Result<T> + Send + 'static,
     ) -> Reading<T> {
         let (snapshot, keyspace) = (self.clone(), keyspace.clone());
+        self.shared().log.counters().async_pooled.add(1);
         self.shared().pool.read(move || {
             let answer = read(&snapshot, &keyspace);
             snapshot.shared().look_at_index();
@@ -164,8 +171,8 @@ enum Rest {
 }
 
 impl AsyncRange {
-    /// The next entry; `None` at the end. One that cannot be read is an error in its place. Dropping
-    /// the future loses nothing.
+    /// The next entry; `None` at the end. One that cannot be read is an error in its place.
+    /// Dropping the future loses nothing.
     ///
     /// # Errors
     /// As those of a [`Range`]; `Closed`, as the last, when the store ended.

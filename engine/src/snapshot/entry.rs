@@ -32,6 +32,7 @@ impl Snapshot {
         shared.state.catalogue.tag().check(keyspace)?;
         let index = shared.state.index();
         self.check_age()?;
+        shared.log.counters().gets.add(1);
         let found = index.get(keyspace.id(), key, self.lsn())?;
         let Some(version) = found.filter(|version| version.op == Op::Put) else {
             return Ok(None);

@@ -36,6 +36,7 @@ impl Snapshot {
         shared.state.catalogue.tag().check(keyspace)?;
         let index = shared.state.index();
         self.check_age()?;
+        shared.log.counters().gets.add(keys.len() as u64);
         let mut sorted: Vec<_> = keys.iter().copied().enumerate().collect();
         sorted.sort_unstable_by_key(|(_, key)| *key);
         let mut found = Vec::with_capacity(keys.len());

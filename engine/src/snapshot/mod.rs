@@ -77,6 +77,10 @@ impl Snapshot {
         Err(Error::new(ErrorKind::SnapshotTooOld, message))
     }
 
+    fn count_scanned(&self, entries: usize) {
+        self.shared().log.counters().scanned.add(entries as u64);
+    }
+
     /// What could not be read is gone because the snapshot is too old, if it is.
     pub(crate) fn of_age(&self, error: Error) -> Error {
         self.check_age().err().unwrap_or(error)
@@ -195,6 +199,7 @@ impl Shared {
         at: Lsn,
     ) -> Result<Option<Bytes>> {
         self.state.catalogue.tag().check(keyspace)?;
+        self.log.counters().gets.add(1);
         let found = index.get(keyspace.id(), key, at)?;
         let Some(version) = found.filter(|version| version.op == Op::Put) else {
             return Ok(None);

@@ -108,6 +108,7 @@ impl<T: Default> Scan<T> {
             if let Err(error) = filled {
                 return Some(Err(error));
             }
+            self.snapshot.count_scanned(near.portion.len());
             self.portion_len = (2 * self.portion_len).min(PORTION_LEN_MAX);
             load(&self.snapshot, &mut near.portion, &mut near.loaded);
         }

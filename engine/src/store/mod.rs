@@ -41,6 +41,7 @@ use crate::log::{
     Background, Checkpoint, Log, LogState, Opening, Positions, Recovered, RestoreOptions,
     restore_on,
 };
+use crate::metrics::Metrics;
 use crate::snapshot::Register;
 use crate::tail::Readers;
 
@@ -94,7 +95,8 @@ pub struct LogSize {
     pub whole_bytes: u64,
     /// Size of the segments of which only what is needed is left, in bytes.
     pub sparse_bytes: u64,
-    /// Records that are needed, in bytes, as counted when the index was last written out and merged.
+    /// Records that are needed, in bytes, as counted when the index was last written out and
+    /// merged.
     pub live_bytes: u64,
     /// From here on all of the log is left.
     pub whole_from: Lsn,
@@ -400,6 +402,41 @@ impl Store {
             runs: index.runs().all().count() as u64,
             replay: index.runs().replay.lsn,
         }
+    }
+
+    /// What it is and what it has done since it was opened. Costs little; not for every commit.
+    ///
+    /// ```
+    /// # use outlast_engine::{Batch, Store};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let store = Store::open_in_memory()?;
+    /// let users = store.keyspace("users")?;
+    /// let mut batch = Batch::new();
+    /// batch.put(&users, "mina", "sailing")?;
+    /// store.commit(batch, Default::default())?;
+    /// store.get(&users, "mina")?;
+    /// let metrics = store.metrics();
+    /// assert_eq!((metrics.commits, metrics.gets), (1, 1));
+    /// assert!(metrics.fsyncs.count >= 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn metrics(&self) -> Metrics {
+        let index = self.shared.state.index();
+        let positions = self.positions();
+        let replay = index.runs().replay.lsn;
+        let metrics = Metrics {
+            positions,
+            index: self.index_size(),
+            runs_by_level: index.runs().by_level().collect(),
+            waiting_memtables: index.frozen().count() as u64,
+            replay_lag_bytes: positions.durable.lsn.0.saturating_sub(replay.0),
+            log: self.log_size(),
+            snapshots: self.open_snapshots(),
+            ..Metrics::default()
+        };
+        self.log().counters().add_to(metrics)
     }
 
     /// Calls `listener` after every change of the positions or of what the store may do.

@@ -27,8 +27,8 @@ impl Store {
         self.shared.get_in(&index, keyspace, key.as_ref(), visible)
     }
 
-    /// The newest visible values of `keys`, all of one moment, in their order. Quicker than one after
-    /// the other where they are many.
+    /// The newest visible values of `keys`, all of one moment, in their order. Quicker than one
+    /// after the other where they are many.
     ///
     /// ```
     /// # use outlast_engine::{Batch, Store};

@@ -98,13 +98,26 @@ impl Upkeep {
             return;
         };
         log.wake_lane();
+        if self.state.index().frozen().count() <= WAITING_MAX {
+            return;
+        }
+        let began = log.now();
         while self.state.index().frozen().count() > WAITING_MAX {
             match self.work.lock().flush(self, &log) {
                 Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => return warn(&error),
+                Ok(false) => break,
+                Err(error) => {
+                    warn(&error);
+                    break;
+                }
             }
         }
+        let took = log.now().saturating_sub(began).as_micros();
+        let counters = log.counters();
+        counters.stalls.add(1);
+        counters
+            .stalled_us
+            .add(u64::try_from(took).unwrap_or(u64::MAX));
     }
 
     /// Writes out all that may be: what readers see.
@@ -227,6 +240,7 @@ impl Work {
             Ok(true) => {
                 let runs = self.files.runs().clone();
                 upkeep.state.set_runs(runs, Some(&flush.frozen));
+                log.counters().flushes.add(1);
                 tracing::debug!(replay = %flush.frozen.end.lsn, "a memtable was written out");
             }
             Err(error) => {
@@ -265,6 +279,7 @@ impl Work {
         match done {
             Ok(None) => self.merging = Some(merging),
             Ok(Some(output)) => {
+                log.counters().merges.add(1);
                 upkeep.state.set_runs(self.files.runs().clone(), None);
                 tracing::debug!(?output.dropped, "runs were merged");
             }

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod compact;
+mod figures;
 mod follow;
 mod racing;
 mod read;

@@ -209,3 +209,82 @@ fn views_beside_a_writer_show_whole_batches_and_only_go_on() {
         });
     });
 }
+
+/// Files that are not there the first few times that somebody looks.
+#[derive(Debug)]
+struct Late {
+    inner: MemFs,
+    /// How many times a segment is yet missed.
+    missed: std::sync::atomic::AtomicUsize,
+}
+
+impl Fs for Late {
+    fn create(&self, name: &str) -> std::io::Result<Arc<dyn crate::fs::File>> {
+        self.inner.create(name)
+    }
+
+    fn open(
+        &self,
+        name: &str,
+        access: crate::fs::Access,
+    ) -> std::io::Result<Arc<dyn crate::fs::File>> {
+        let miss = |left: usize| left.checked_sub(1);
+        let order = Ordering::SeqCst;
+        if name.ends_with(".seg") && self.missed.fetch_update(order, order, miss).is_ok() {
+            return Err(std::io::ErrorKind::NotFound.into());
+        }
+        self.inner.open(name, access)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> std::io::Result<()> {
+        self.inner.rename(from, to)
+    }
+
+    fn unlink(&self, name: &str) -> std::io::Result<()> {
+        self.inner.unlink(name)
+    }
+
+    fn create_dir(&self, name: &str) -> std::io::Result<()> {
+        self.inner.create_dir(name)
+    }
+
+    fn list(&self, dir: &str) -> std::io::Result<Vec<String>> {
+        self.inner.list(dir)
+    }
+
+    fn sync_dir(&self, dir: &str) -> std::io::Result<()> {
+        self.inner.sync_dir(dir)
+    }
+
+    fn lock(&self) -> std::io::Result<Box<dyn Send + Sync>> {
+        self.inner.lock()
+    }
+
+    fn place(&self) -> String {
+        self.inner.place()
+    }
+}
+
+#[test]
+fn what_changes_while_a_view_is_opened_is_read_again_but_not_for_ever() {
+    let (fs, store) = writer();
+    let keyspace = store.keyspace("k").unwrap();
+    put(&store, &keyspace, "a", b"1");
+    store.close().unwrap();
+    for (times, opens) in [(0, true), (3, true), (usize::MAX, false)] {
+        let late = Late {
+            inner: fs.clone(),
+            missed: times.into(),
+        };
+        let clock = Arc::<SystemClock>::default();
+        let opened = Store::open_read_only_on(Arc::new(late), clock, Config::default());
+        match opened {
+            Ok(view) if opens => {
+                let keyspace = view.find_keyspace("k").unwrap();
+                assert!(view.get(&keyspace, "a").unwrap().is_some());
+            }
+            Ok(_) => panic!("opened without its segments"),
+            Err(error) => assert!(!opens && error.kind() == ErrorKind::Io, "{error}"),
+        }
+    }
+}
