@@ -25,7 +25,13 @@ fn main() -> Outcome<()> {
         Some(dir) => open_or_make(Path::new(&dir))?,
         None => Store::open_in_memory()?,
     };
-    let profiles = Profiles::new(&store)?;
+    run(&store)?;
+    store.close()?;
+    Ok(())
+}
+
+fn run(store: &Store) -> Outcome<()> {
+    let profiles = Profiles::new(store)?;
 
     // Eight ask for one handle at once: one gets it.
     let users: Vec<String> = (0..8).map(|number| format!("user {number}")).collect();
@@ -47,7 +53,6 @@ fn main() -> Outcome<()> {
         "ara's edit: {:?}",
         profiles.edit("mina", shown, "likes snow")?
     );
-    store.close()?;
     Ok(())
 }
 
@@ -150,5 +155,13 @@ impl Profiles {
             Compared::Differs(None) => Err("the profile is gone".to_owned()),
             _ => Ok(()),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_runs() {
+        super::run(&outlast_engine::Store::open_in_memory().unwrap()).unwrap();
     }
 }

@@ -25,6 +25,12 @@ fn main() -> Outcome<()> {
         Some(dir) => open_or_make(Path::new(&dir))?,
         None => Store::open_in_memory()?,
     };
+    run(&store)?;
+    store.close()?;
+    Ok(())
+}
+
+fn run(store: &Store) -> Outcome<()> {
     let profiles = Profiles::new(store.clone())?;
     let start = store.positions().visible.lsn;
     let follower = std::thread::spawn({
@@ -45,7 +51,6 @@ fn main() -> Outcome<()> {
 
     let (puts, deletes) = follower.join().map_err(|_| "the follower panicked")??;
     println!("the change feed gave {puts} puts and {deletes} deletes");
-    store.close()?;
     Ok(())
 }
 
@@ -143,4 +148,12 @@ fn follow(store: &Store, from: Lsn, commits: usize) -> Outcome<(u32, u32)> {
         }
     }
     Ok((puts, deletes))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn it_runs() {
+        super::run(&outlast_engine::Store::open_in_memory().unwrap()).unwrap();
+    }
 }
