@@ -298,7 +298,12 @@ mod tests {
         assert_eq!(block_on(pool.read(|| Ok(7))).unwrap(), 7);
         let (open, gate) = mpsc::channel::<()>();
         let pool = ReadPool::new(1);
-        let first = pool.read(move || Ok(gate.recv().is_err()));
+        let (begin, begun) = mpsc::channel::<()>();
+        let first = pool.read(move || {
+            begin.send(()).unwrap();
+            Ok(gate.recv().is_err())
+        });
+        begun.recv().unwrap();
         let second = pool.read(|| Ok(()));
         let dropping = std::thread::spawn(move || drop(pool));
         assert_eq!(block_on(second).unwrap_err().kind(), ErrorKind::Closed);
