@@ -12,6 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use outlast_engine::format::SEGMENT_FOOTER_LEN;
+use outlast_engine::{Compact, Config, EpochReason, Store, check};
 use outlast_tools::model;
 use outlast_tools::pair::{NodePlace, NodeProcess};
 use sha2::{Digest, Sha256};
@@ -189,6 +190,52 @@ fn is_loaded_through_a_pair(history: &History) {
     primary.terminate().unwrap();
     standby.terminate().unwrap();
     equal_segments(&site);
+    is_the_same_when_compacted(&site, history);
+}
+
+/// Compacts the log of each node in another way, throws the index of one away, and looks whether
+/// both still show the history's last state, and go on as a pair.
+fn is_the_same_when_compacted(site: &Site, history: &History) {
+    let expected = history.expected.last().unwrap();
+    let nodes = [
+        (&site.pair.b, Compact::Reclaim),
+        (&site.pair.a, Compact::Order),
+    ];
+    for (node, what) in nodes {
+        let config = Config {
+            history_log_bytes: 0,
+            retain_log_bytes: Some(0),
+            ..Config::default()
+        };
+        let store = Store::open(node.dir(), config).unwrap();
+        if store.history().last().unwrap().node == store.node() {
+            store
+                .begin_epoch(EpochReason::Restart, "compacted")
+                .unwrap();
+        } else {
+            store.begin_following().unwrap();
+        }
+        let before = store.log_size();
+        store.compact_now(what).unwrap();
+        let after = store.log_size();
+        assert!(after.sparse_bytes > 0, "node {}: {after:?}", node.name());
+        assert!(
+            after.whole_bytes + after.sparse_bytes < before.whole_bytes + before.sparse_bytes,
+            "node {}: {before:?}, {after:?}",
+            node.name()
+        );
+        store.close().unwrap();
+        assert_eq!(check(node.dir()).unwrap().faults, []);
+    }
+    fs::remove_dir_all(site.pair.a.dir().join("index")).unwrap();
+    let (a, b) = site.start();
+    for node in [&a, &b] {
+        until_shown(node, expected);
+    }
+    compare(site, &site.pair.a, expected);
+    compare(site, &site.pair.b, expected);
+    a.terminate().unwrap();
+    b.terminate().unwrap();
 }
 
 #[test]
@@ -196,11 +243,13 @@ fn a_generated_history_is_loaded_through_a_pair() {
     if std::env::var_os(VARIABLE).is_none() {
         eprintln!("{VARIABLE} is not set: the tests on real histories are LEFT OUT");
     }
-    let (site, primary, standby) = through_a_pair(&History::generated(1, 4000), SMALL_SEGMENT_SIZE);
+    let history = History::generated(1, 4000);
+    let (site, primary, standby) = through_a_pair(&history, SMALL_SEGMENT_SIZE);
     primary.terminate().unwrap();
     standby.terminate().unwrap();
     let equal = equal_segments(&site);
     assert!(equal >= 5, "only {equal} sealed segments");
+    is_the_same_when_compacted(&site, &history);
 }
 
 #[test]
@@ -218,12 +267,14 @@ fn the_history_of_etcd_is_loaded_through_a_pair() {
 #[test]
 #[cfg_attr(not(histories), ignore = "OUTLAST_HISTORIES was not set")]
 fn the_history_of_neon_fills_segments_that_are_equal_on_both_nodes() {
-    let (site, primary, standby) = through_a_pair(&History::real("neon"), SMALL_SEGMENT_SIZE);
+    let history = History::real("neon");
+    let (site, primary, standby) = through_a_pair(&history, SMALL_SEGMENT_SIZE);
     primary.terminate().unwrap();
     standby.terminate().unwrap();
     let equal = equal_segments(&site);
     eprintln!("{equal} sealed segments are equal");
     assert!(equal >= 15, "only {equal} sealed segments");
+    is_the_same_when_compacted(&site, &history);
 }
 
 #[test]

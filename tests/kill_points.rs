@@ -37,7 +37,7 @@ use support::{Loading, Site, batches, history};
 
 /// Two steps of preparation.
 const SEGMENT_SIZE: u64 = 512 << 10;
-const BATCHES: usize = 16_000;
+const BATCHES: usize = 24_000;
 /// So that a segment is full after a quarter of a second.
 const VALUE_LEN: usize = 1500;
 const RATE: &str = "1500/s";
@@ -102,12 +102,12 @@ const PRIMARY: &[(Point, &[u64])] = &[
     (Point::ReplaceSynced, &[1, 2, 3, 4]),
     (Point::ReplaceRenamed, &[1, 2, 3, 4]),
     (Point::ManifestReplaced, &[1, 2]),
-    (Point::SparsePartWritten, SEGMENTS),
-    (Point::SparseSynced, SEGMENTS),
-    (Point::SparseNamed, SEGMENTS),
-    (Point::SparseAdopted, SEGMENTS),
-    (Point::RetiredPart, SEGMENTS),
-    (Point::Retired, SEGMENTS),
+    (Point::SparsePartWritten, FEW_SEGMENTS),
+    (Point::SparseSynced, FEW_SEGMENTS),
+    (Point::SparseNamed, ONCE),
+    (Point::SparseAdopted, ONCE),
+    (Point::RetiredPart, FEW_SEGMENTS),
+    (Point::Retired, ONCE),
     (Point::MarkBegins, SEGMENTS),
     (Point::MarkWritten, SEGMENTS),
     (Point::MarkSynced, SEGMENTS),
@@ -281,8 +281,8 @@ impl Life {
     fn new(number: usize) -> Self {
         // So that logs are compacted while nodes live and die.
         let tuning = Tuning {
-            history_log: ByteSize(SEGMENT_SIZE),
-            flush_after_log: ByteSize(SEGMENT_SIZE / 2),
+            history_log: ByteSize(SEGMENT_SIZE / 4),
+            flush_after_log: ByteSize(SEGMENT_SIZE / 4),
             ..Tuning::default()
         };
         let site = Site::tuned(SEGMENT_SIZE, tuning);

@@ -22,6 +22,7 @@ mod group;
 mod lane;
 mod levels;
 mod manifest;
+mod mapped;
 mod mark;
 mod open;
 mod pipeline;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::mapped::Mapped;
 use super::records::Stretch;
 use super::sparse::Sparse;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +41,7 @@ pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     end: AtomicU64,
     memory: RwLock<Option<Memory>>,
-    map: RwLock<Option<Bytes>>,
+    map: Mapped,
     file: RwLock<Option<Arc<dyn File>>>,
 }
 
@@ -70,7 +71,7 @@ impl Segment {
             header,
             end,
             memory: RwLock::new(Some(Memory::default())),
-            map: RwLock::new(None),
+            map: Mapped::default(),
             file: RwLock::new(None),
         }
     }
@@ -82,7 +83,7 @@ impl Segment {
             header,
             end,
             memory: RwLock::new(None),
-            map: RwLock::new(None),
+            map: Mapped::default(),
             file: RwLock::new(None),
         }
     }
@@ -214,7 +215,7 @@ impl Segment {
     /// Another file has taken the place of the one that was read so far. Bytes that were handed out
     /// stay what they are.
     pub(super) fn read_again(&self) {
-        *self.map.write() = None;
+        self.map.forget();
         *self.file.write() = None;
     }
 
@@ -254,7 +255,7 @@ impl Segment {
 
     /// Whether nobody else holds bytes of its map.
     fn is_let_go(&self) -> bool {
-        self.map.read().as_ref().is_none_or(Bytes::is_unique)
+        self.map.is_let_go()
     }
 
     /// The bytes around `lsn` that lie together, if they are many: a sealed segment's map, or a
@@ -283,18 +284,11 @@ impl Segment {
     }
 
     fn mapped(&self, fs: &dyn Fs, pages: MapPages) -> Result<Bytes> {
-        if let Some(map) = &*self.map.read() {
-            return Ok(map.clone());
-        }
-        let mut slot = self.map.write();
-        if let Some(map) = &*slot {
-            return Ok(map.clone());
-        }
-        let map = fs
-            .open(&file_name(self.header.ordinal), Access::Read)
-            .and_then(|file| file.map(pages))
-            .map_err(|error| self.unread(fs, error))?;
-        Ok(slot.insert(map).clone())
+        self.map.get(|| {
+            fs.open(&file_name(self.header.ordinal), Access::Read)
+                .and_then(|file| file.map(pages))
+                .map_err(|error| self.unread(fs, error))
+        })
     }
 }
 
@@ -363,7 +357,7 @@ impl Piece {
     /// Whether it is in memory, or mapped.
     pub(super) fn is_mapped(&self) -> bool {
         match self {
-            Self::Whole(segment) => segment.in_memory() || segment.map.read().is_some(),
+            Self::Whole(segment) => segment.in_memory() || segment.map.is_there(),
             Self::Sparse(sparse) => sparse.is_mapped(),
         }
     }

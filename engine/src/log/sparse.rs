@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
 
+use super::mapped::Mapped;
 use super::records::Stretch;
 use super::segment::DIR;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,12 +33,12 @@ pub(super) fn ordinals_of(name: &str) -> Option<(u64, u64)> {
 #[derive(Debug)]
 pub(crate) struct Sparse {
     pub(crate) header: SparseHeader,
-    map: RwLock<Option<Bytes>>,
+    map: Mapped,
 }
 
 impl Sparse {
-    pub(super) const fn new(header: SparseHeader) -> Self {
-        let map = RwLock::new(None);
+    pub(super) fn new(header: SparseHeader) -> Self {
+        let map = Mapped::default();
         Self { header, map }
     }
 
@@ -136,12 +136,12 @@ impl Sparse {
     }
 
     pub(super) fn is_mapped(&self) -> bool {
-        self.map.read().is_some()
+        self.map.is_there()
     }
 
     /// Whether nobody else holds bytes of its map.
     pub(super) fn is_let_go(&self) -> bool {
-        self.map.read().as_ref().is_none_or(Bytes::is_unique)
+        self.map.is_let_go()
     }
 
     fn view<'a>(&self, fs: &dyn Fs, map: &'a Bytes) -> Result<SparseView<'a>> {
@@ -149,13 +149,10 @@ impl Sparse {
     }
 
     fn mapped(&self, fs: &dyn Fs) -> Result<Bytes> {
-        if let Some(map) = &*self.map.read() {
-            return Ok(map.clone());
-        }
-        let mut slot = self.map.write();
-        if let Some(map) = &*slot {
-            return Ok(map.clone());
-        }
+        self.map.get(|| self.map_and_check(fs))
+    }
+
+    fn map_and_check(&self, fs: &dyn Fs) -> Result<Bytes> {
         let name = self.name();
         let map = fs
             .open(&name, Access::Read)
@@ -170,7 +167,7 @@ impl Sparse {
         }
         SparseView::check(&self.header, &map)
             .map_err(|fault| self.damaged(fs, &fault.to_string()))?;
-        Ok(slot.insert(map).clone())
+        Ok(map)
     }
 
     fn damaged(&self, fs: &dyn Fs, what: &str) -> Error {

@@ -324,6 +324,37 @@ fn every_flipped_byte_of_a_sparse_segment_is_found() {
 }
 
 #[test]
+fn a_file_on_the_disk_stays_whole_as_long_as_somebody_has_bytes_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(ClusterId::random(), "disk");
+    options.has_peer = false;
+    Store::init(dir.path(), &options).unwrap();
+    let store = Store::open(dir.path(), config()).unwrap();
+    store.begin_epoch(EpochReason::Init, "").unwrap();
+    let keyspace = store.keyspace("default").unwrap();
+    put(&store, &keyspace, "read", &value(7));
+    overwrite(&store, &keyspace, 0, 40);
+    settle(&store);
+    let first = dir.path().join("log/000000000001.seg");
+    let len = || std::fs::metadata(&first).map(|file| file.len()).ok();
+    assert_eq!(len(), Some(SEGMENT_SIZE_MIN));
+    // A slice of the map of the first segment.
+    let held = store.get(&keyspace, "read").unwrap().unwrap();
+    overwrite(&store, &keyspace, 40, 300);
+    settle(&store);
+    assert!(store.log_size().compactions > 0);
+    assert_eq!(len(), Some(SEGMENT_SIZE_MIN), "shortened under a reader");
+    assert_eq!(held, value(7));
+    drop(held);
+    settle(&store);
+    let _ = store.background_step();
+    store.compact_now(Compact::Reclaim).unwrap();
+    assert_eq!(len(), None);
+    let files = std::fs::read_dir(dir.path().join("log")).unwrap().count();
+    assert_eq!(files as u64, store.log_size().files + 1, "and one prepared");
+}
+
+#[test]
 fn damage_beside_a_sparse_segment_is_mended_from_a_copy() {
     let (fs, store) = alone();
     let keyspace = store.keyspace("default").unwrap();
