@@ -64,7 +64,7 @@ impl Mapped {
     }
 
     /// Lets go of the bytes; whether nobody has any now.
-    pub(super) fn is_let_go(&self) -> bool {
+    pub(super) fn lets_go(&self) -> bool {
         self.forget();
         self.slot.read().users.strong_count() == 0
     }
@@ -77,15 +77,15 @@ mod tests {
     #[test]
     fn bytes_are_let_go_of_with_the_last_slice_of_them() {
         let mapped = Mapped::default();
-        assert!(mapped.is_let_go());
+        assert!(mapped.lets_go());
         let bytes = mapped.get(|| Ok(Bytes::from_static(b"bytes"))).unwrap();
         let again = mapped.get(|| panic!("they are there")).unwrap();
         assert!(bytes == again && mapped.is_there());
         let slice = bytes.slice(1..2);
         drop((bytes, again));
-        assert!(!mapped.is_let_go());
+        assert!(!mapped.lets_go());
         assert!(!mapped.is_there());
         drop(slice);
-        assert!(mapped.is_let_go());
+        assert!(mapped.lets_go());
     }
 }

@@ -35,7 +35,7 @@ impl Log {
     pub(super) fn retire_step(&self) -> Result<Option<Duration>> {
         let mut retired = self.retired.lock();
         let free = retired.iter().position(|one| match one {
-            Retired::Piece(piece) => piece.is_let_go(),
+            Retired::Piece(piece) => piece.lets_go(),
             Retired::File(_) => true,
         });
         let Some(at) = free else {

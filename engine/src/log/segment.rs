@@ -254,8 +254,8 @@ impl Segment {
     }
 
     /// Whether nobody else holds bytes of its map.
-    fn is_let_go(&self) -> bool {
-        self.map.is_let_go()
+    fn lets_go(&self) -> bool {
+        self.map.lets_go()
     }
 
     /// The bytes around `lsn` that lie together, if they are many: a sealed segment's map, or a
@@ -364,10 +364,10 @@ impl Piece {
 
     /// Whether nobody reads it any more: this is the last handle on it, and nobody holds bytes of
     /// its map.
-    pub(super) fn is_let_go(&self) -> bool {
+    pub(super) fn lets_go(&self) -> bool {
         match self {
-            Self::Whole(segment) => Arc::strong_count(segment) == 1 && segment.is_let_go(),
-            Self::Sparse(sparse) => Arc::strong_count(sparse) == 1 && sparse.is_let_go(),
+            Self::Whole(segment) => Arc::strong_count(segment) == 1 && segment.lets_go(),
+            Self::Sparse(sparse) => Arc::strong_count(sparse) == 1 && sparse.lets_go(),
         }
     }
 

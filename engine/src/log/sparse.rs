@@ -140,8 +140,8 @@ impl Sparse {
     }
 
     /// Whether nobody else holds bytes of its map.
-    pub(super) fn is_let_go(&self) -> bool {
-        self.map.is_let_go()
+    pub(super) fn lets_go(&self) -> bool {
+        self.map.lets_go()
     }
 
     fn view<'a>(&self, fs: &dyn Fs, map: &'a Bytes) -> Result<SparseView<'a>> {

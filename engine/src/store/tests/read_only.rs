@@ -288,3 +288,53 @@ fn what_changes_while_a_view_is_opened_is_read_again_but_not_for_ever() {
         }
     }
 }
+
+#[test]
+fn what_a_view_has_mapped_stays_whatever_the_writer_takes_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(ClusterId::random(), "alone");
+    options.has_peer = false;
+    Store::init(dir.path(), &options).unwrap();
+    let config = Config {
+        background: false,
+        flush_after_entries: 20,
+        history_log_bytes: 0,
+        ..Config::default()
+    };
+    let store = Store::open(dir.path(), config.clone()).unwrap();
+    store.begin_epoch(EpochReason::Init, "").unwrap();
+    let keyspace = store.keyspace("k").unwrap();
+    let fill = |value: u8| {
+        for n in 0..60 {
+            put(&store, &keyspace, &format!("{n:03}"), &[value; 3000]);
+        }
+        let due = |rest: Duration| rest <= Duration::from_millis(5);
+        while store.background_step().is_some_and(due) {}
+    };
+    fill(1);
+    let view = Store::open_read_only(dir.path(), config).unwrap();
+    let own = view.find_keyspace("k").unwrap();
+    // Some of what lies in each of the first segments, and of their last bytes above all.
+    let held: Vec<_> = (0..40)
+        .map(|n| view.get(&own, format!("{n:03}")).unwrap().unwrap())
+        .collect();
+    fill(2);
+    store.compact_now(crate::Compact::Reclaim).unwrap();
+    let due = |rest: Duration| rest <= Duration::from_millis(100);
+    let gone = || !dir.path().join("log/000000000001.seg").exists();
+    for _ in 0..1000 {
+        if gone() || !store.background_step().is_some_and(due) {
+            break;
+        }
+    }
+    assert!(gone(), "the writer takes away what it needs no more");
+    // Pages of a file that was made shorter would end this process here.
+    assert!(held.iter().all(|value| **value == [1; 3000]));
+    assert_eq!(view.get(&own, "001").unwrap().unwrap(), &[1; 3000][..]);
+    drop((view, held));
+    let fs = crate::fs::OsFs::new(dir.path());
+    assert!(fs.may_shorten().unwrap().is_some());
+    let kept = fs.keep_lengths().unwrap();
+    assert!(fs.may_shorten().unwrap().is_none());
+    drop(kept);
+}
