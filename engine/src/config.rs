@@ -93,7 +93,7 @@ pub struct Config {
     pub flush_after_log_bytes: u64,
     /// How many bytes of log behind the newest state past states stay readable
     /// ([`Store::snapshot_at`](crate::Store::snapshot_at)). More of it keeps more versions of keys
-    /// in the index. Default 64 MiB.
+    /// in the index and in the log. Default 16 MiB.
     pub history_log_bytes: u64,
     /// How many bytes of log behind the newest state are kept whole at most for a change feed or a
     /// standby that is behind; one that is further behind begins anew, with `LogTruncated`. Default
@@ -118,7 +118,7 @@ impl Default for Config {
             idle_mark_after: Duration::from_millis(50),
             flush_after_entries: 100_000,
             flush_after_log_bytes: 16 << 20,
-            history_log_bytes: 64 << 20,
+            history_log_bytes: 16 << 20,
             retain_log_bytes: None,
             read_threads: 2,
             snapshot_age_max: None,

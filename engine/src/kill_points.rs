@@ -75,7 +75,7 @@ points! {
     MarkWritten = "mark-written",
     /// It is synced.
     MarkSynced = "mark-synced",
-    /// A part of a sparse segment is written and synced.
+    /// A part of a sparse segment is written.
     SparsePartWritten = "sparse-part-written",
     /// A sparse segment is whole, synced and has its temporary name.
     SparseSynced = "sparse-synced",

@@ -75,7 +75,7 @@ pub struct Tuning {
     /// Bytes of log in flight to the standby: what a slow one costs in memory. Default 8 MiB.
     pub window: bytesize::ByteSize,
     /// How much log behind the newest state past states stay readable, and the log whole. Default
-    /// 64 MiB.
+    /// 16 MiB.
     pub history_log: bytesize::ByteSize,
     /// How much log at most is kept whole for a peer or a change feed that is behind; one that is
     /// further behind must be made again. Default no limit.
@@ -93,7 +93,7 @@ impl Default for Tuning {
             heartbeat_interval: Duration::from_secs(1),
             silence_max: Duration::from_secs(3),
             window: bytesize::ByteSize::mib(8),
-            history_log: bytesize::ByteSize::mib(64),
+            history_log: bytesize::ByteSize::mib(16),
             retain_log: None,
             flush_after_log: bytesize::ByteSize::mib(16),
         }

@@ -37,6 +37,8 @@ pub(crate) struct Limits {
 
 /// A quarter of the log may be waste before something is done by itself.
 const WASTE_PARTS: u64 = 4;
+/// From a third on it is done without rest.
+const HASTE_PARTS: u64 = 3;
 /// A neighbour is taken along from this part of waste on, and reclaiming begins there.
 const NEIGHBOUR_PARTS: u64 = 16;
 
@@ -53,6 +55,13 @@ impl Weight {
     const fn wastes(self, parts: u64) -> bool {
         self.waste() * parts >= self.len && self.waste() > 0
     }
+}
+
+/// Whether so much is waste that it must be given back in haste.
+pub(crate) fn is_behind(pieces: &[Weight]) -> bool {
+    let len: u64 = pieces.iter().map(|piece| piece.len).sum();
+    let waste: u64 = pieces.iter().map(|piece| piece.waste()).sum();
+    waste * HASTE_PARTS >= len && waste > 0
 }
 
 /// The pieces to be rewritten as one, of `pieces` in the order of the log; `None` when nothing is to

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
 use memmap2::MmapOptions;
@@ -25,6 +26,18 @@ pub(super) fn map(file: &File, pages: MapPages) -> io::Result<Bytes> {
     // writes there breaks the promise of the directory itself; an unreadable page ends the process.
     let map = unsafe { options.map(file)? };
     Ok(Bytes::from_owner(map))
+}
+
+/// Lets the operating system begin to write a part of a file to the disk, and does not wait for it:
+/// a sync that follows finds little left to do. A hint, whatever comes of it.
+pub(super) fn begin_writeback(file: &File, offset: u64, len: u64) {
+    let (Ok(offset), Ok(len)) = (i64::try_from(offset), i64::try_from(len)) else {
+        return;
+    };
+    // SAFETY: it touches no memory of this process.
+    let _ = unsafe {
+        libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE)
+    };
 }
 
 /// Pages whose residency is asked for at a time.

@@ -221,6 +221,12 @@ pub trait File: Send + Sync + Debug {
     /// disk may be forgotten by the second call.
     fn sync(&self) -> io::Result<()>;
 
+    /// Begins to bring `len` bytes at `offset` to the disk and does not wait for them, so that a
+    /// later [`File::sync`] finds little to do. A hint: it promises nothing.
+    fn begin_writeback(&self, offset: u64, len: u64) {
+        let _ = (offset, len);
+    }
+
     /// Length of the file in bytes.
     ///
     /// # Errors

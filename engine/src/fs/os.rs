@@ -196,6 +196,10 @@ impl File for OsFile {
         self.0.sync_data()
     }
 
+    fn begin_writeback(&self, offset: u64, len: u64) {
+        map::begin_writeback(&self.0, offset, len);
+    }
+
     fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }

@@ -77,8 +77,8 @@ pub(crate) struct Dropped {
     pub(crate) versions: u64,
     /// Bytes of their records.
     pub(crate) record_bytes: u64,
-    /// The same by where the records lie.
-    pub(crate) tally: Tally,
+    /// Those of them that nothing newer took the place of, by where their records lie.
+    pub(crate) settled: Tally,
 }
 
 /// The version last come by, written or not, and what it leaves undecided.
@@ -118,7 +118,7 @@ impl<S: Source> Merge<S> {
             runs: Vec::new(),
             before: Before::default(),
             dropped: Dropped {
-                tally: Tally::new(bases),
+                settled: Tally::new(bases),
                 ..Dropped::default()
             },
         })
@@ -166,7 +166,7 @@ impl<S: Source> Merge<S> {
         }
         if newer.is_none() {
             if let Some(delete) = self.before.pending.take() {
-                self.dropped.add(delete);
+                self.dropped.settle(delete);
             }
             self.before.keyspace = keyspace;
             self.before.key.clear();
@@ -211,7 +211,7 @@ impl<S: Source> Merge<S> {
 
     fn close_run(&mut self) -> Result<()> {
         if let Some(delete) = self.before.pending.take() {
-            self.dropped.add(delete);
+            self.dropped.settle(delete);
         }
         if let (Some(writer), Some(name)) = (self.writer.take(), self.made.last()) {
             self.runs.push((name.clone(), writer.finish()?));
@@ -242,7 +242,12 @@ impl Dropped {
     fn add(&mut self, version: Version) {
         self.versions += 1;
         self.record_bytes += u64::from(version.len);
-        self.tally.add(version);
+    }
+
+    /// A delete that hides nothing any more, and that nothing took the place of.
+    fn settle(&mut self, delete: Version) {
+        self.add(delete);
+        self.settled.add(delete);
     }
 }
 

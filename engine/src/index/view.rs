@@ -263,7 +263,7 @@ impl Runs {
         Merged::new(sources.collect())
     }
 
-    fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
+    pub(super) fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Result<Option<Version>> {
         let (newest, deeper) = self.levels.newest_and_deeper();
         for run in newest {
             let found = run.get(keyspace, key, at)?;

@@ -22,8 +22,7 @@ use crate::fs::{File, Fs};
 use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
-/// Bytes that are read, or written and synced, at a time: a commit that meets such a step waits for
-/// it on the disk. Less of small segments.
+/// Bytes that are read, or written, at a time. Less of small segments.
 const STEP_LEN: usize = 1 << 20;
 const WRITE_STEPS: u64 = 16;
 /// Records that are taken from a sparse segment at a time.
@@ -222,17 +221,17 @@ impl SparseWriter {
         self.waiting.len() >= self.step_len
     }
 
-    /// Writes and syncs what waits.
+    /// Writes what waits, and lets it go to the disk. It is synced once, at the end: each sync of a
+    /// file that grows takes a turn of the file system's journal, for which commits wait.
     ///
     /// # Errors
     /// `DiskFull`, `Io`. It cannot go on then.
     pub(crate) fn write(&mut self) -> Result<()> {
-        let at = SPARSE_HEADER_LEN + self.written;
+        let (at, len) = (SPARSE_HEADER_LEN + self.written, self.waiting.len() as u64);
         let written = self.file.write_at(at, &self.waiting);
-        written
-            .and_then(|()| self.file.sync())
-            .map_err(|error| self.doing("write", error))?;
-        self.written += self.waiting.len() as u64;
+        written.map_err(|error| self.doing("write", error))?;
+        self.file.begin_writeback(at, len);
+        self.written += len;
         self.waiting.clear();
         pass(Point::SparsePartWritten);
         Ok(())

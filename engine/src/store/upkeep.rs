@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::state::State;
 use crate::compaction::Compaction;
-use crate::compaction::victims::{Aim, Limits, Weight, pick};
+use crate::compaction::victims::{Aim, Limits, Weight, is_behind, pick};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Lsn;
 use crate::index::{Flush, Frozen, IndexFiles, Keep, Merging, Which};
@@ -51,6 +51,10 @@ struct Work {
     flush: Option<Flush>,
     merging: Option<Merging>,
     compaction: Option<Compaction>,
+    /// Whether it is compaction's turn before that of a merge.
+    compacts_next: bool,
+    /// Whether more of the log is waste than compactions at their leisure can take away.
+    is_behind: bool,
     /// Whether the last compaction found the disk full.
     disk_was_full: bool,
     compacted: Compacted,
@@ -78,6 +82,8 @@ impl Upkeep {
             flush: None,
             merging: None,
             compaction: None,
+            compacts_next: false,
+            is_behind: false,
             disk_was_full: false,
             compacted: Compacted::default(),
         };
@@ -179,10 +185,15 @@ impl Upkeep {
         (oldest.end.lsn <= visible).then(|| oldest.clone())
     }
 
+    /// States from here on are promised to readers.
+    fn horizon(&self, log: &Log) -> Lsn {
+        Lsn(log.visible().0.saturating_sub(self.history_log_bytes))
+    }
+
     /// What must be kept: the newest states, as far back as they are promised, and those that
     /// somebody looks at.
     fn keep(&self, log: &Log) -> Keep {
-        let horizon = Lsn(log.visible().0.saturating_sub(self.history_log_bytes));
+        let horizon = self.horizon(log);
         let settled = log.settled(Lsn::ZERO, Lsn::ZERO, Lsn::ZERO);
         Keep {
             horizon,
@@ -214,8 +225,7 @@ impl Upkeep {
             visible
         };
         let tails = self.tails.oldest().map_or(visible, awaited);
-        let history = Lsn(visible.0.saturating_sub(self.history_log_bytes));
-        history.min(replay).min(replicated).min(tails)
+        self.horizon(log).min(replay).min(replicated).min(tails)
     }
 }
 
@@ -325,7 +335,13 @@ impl Work {
         Ok(true)
     }
 
-    fn begin_compaction(&self, upkeep: &Upkeep, aim: Aim, log: &Log) -> Result<Option<Compaction>> {
+    fn begin_compaction(
+        &mut self,
+        upkeep: &Upkeep,
+        aim: Aim,
+        log: &Log,
+    ) -> Result<Option<Compaction>> {
+        self.files.census.advance(upkeep.horizon(log));
         let runs = self.files.runs();
         let candidates = log.candidates(upkeep.compactable(log, runs.replay.lsn));
         let weigh = |one: &Candidate| Weight {
@@ -334,6 +350,7 @@ impl Work {
             deletes: one.deletes_len(),
         };
         let weights: Vec<_> = candidates.iter().map(weigh).collect();
+        self.is_behind = is_behind(&weights);
         let limits = Limits {
             output: log.segment_size(),
             input: (INPUT_SEGMENTS * log.segment_size()).min(INPUT_MAX),
@@ -377,8 +394,14 @@ impl Background for Upkeep {
         if work.flush(self, &log)? {
             return Ok(Some(Duration::ZERO));
         }
-        if work.merge(self, Which::Needed, &log)? || work.compact(self, Aim::Needed, &log)? {
-            return Ok(Some(REST));
+        work.compacts_next = !work.compacts_next;
+        let more = if work.compacts_next {
+            work.compact(self, Aim::Needed, &log)? || work.merge(self, Which::Needed, &log)?
+        } else {
+            work.merge(self, Which::Needed, &log)? || work.compact(self, Aim::Needed, &log)?
+        };
+        if more {
+            return Ok(Some(if work.is_behind { Duration::ZERO } else { REST }));
         }
         let waits = self.state.index().frozen().next().is_some();
         Ok(waits.then_some(REST))
