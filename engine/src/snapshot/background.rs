@@ -34,8 +34,8 @@ impl Snapshot {
     /// ```
     ///
     /// # Errors
-    /// The future ends as [`Snapshot::get`] does; with `Closed` when the last handle on the store
-    /// was dropped meanwhile.
+    /// The future ends as [`Snapshot::get`] does; with `Closed` when the read came to no end, which
+    /// would be a bug.
     pub fn get_async(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Reading<Option<Bytes>> {
         let key = key.as_ref();
         if let Some(answer) = self.get_resident(keyspace, key).transpose() {
@@ -175,7 +175,8 @@ impl AsyncRange {
     /// Dropping the future loses nothing.
     ///
     /// # Errors
-    /// As those of a [`Range`]; `Closed`, as the last, when the store ended.
+    /// As those of a [`Range`]; `Closed`, as the last, when a read came to no end, which would be a
+    /// bug.
     pub async fn next(&mut self) -> Option<Result<(Bytes, Bytes)>> {
         loop {
             if let Some(entry) = self.ready.pop_front() {

@@ -169,7 +169,8 @@ impl Jobs {
 /// A read that is on its way, or answered already: a future for any runtime.
 ///
 /// It is begun when it is made, whether it is polled or not. What lies in memory is answered at
-/// once; the rest is read by threads of the store's own. Dropping it loses nothing but the answer.
+/// once; the rest is read by threads of the store's own, and keeps the store open until it is read.
+/// Dropping it loses nothing but the answer.
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Reading<T>(State<T>);
 
@@ -250,7 +251,7 @@ impl<T> Promise<T> {
 
 impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
-        let message = "the store ended before this was read";
+        let message = "this was not read to its end: a bug, unless the store ended meanwhile";
         self.answer(Err(Error::new(ErrorKind::Closed, message)));
     }
 }
