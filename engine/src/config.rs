@@ -77,11 +77,40 @@ pub enum WriteMode {
     Direct,
 }
 
+/// How values are read that lie in sealed segments.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ReadMode {
+    /// Through maps of their files where the address space has room for all of them, else copied.
+    #[default]
+    Auto,
+    /// Through maps of their files: nothing is copied, and a value that is kept keeps the map of
+    /// its file. A sector that cannot be read ends the process.
+    Map,
+    /// Copied, each by a call: a value is memory of its own, and a sector that cannot be read is an
+    /// error. What finds them is mapped all the same.
+    Copy,
+}
+
+impl ReadMode {
+    /// Whether values are copied.
+    pub(crate) const fn copies(self) -> bool {
+        match self {
+            Self::Auto => cfg!(not(target_pointer_width = "64")),
+            Self::Map => false,
+            Self::Copy => true,
+        }
+    }
+}
+
 /// Settings of an open store.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     /// How segments are written. Default [`WriteMode::Auto`].
     pub write_mode: WriteMode,
+    /// How values are read that lie in sealed segments. Default [`ReadMode::Auto`].
+    pub read_mode: ReadMode,
     /// How long after the last fsync an idle log vouches for itself with a watermark frame, and how
     /// long at most a follower's own mark lags behind its fsyncs. Default 50 ms.
     pub idle_mark_after: Duration,
@@ -115,6 +144,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             write_mode: WriteMode::Auto,
+            read_mode: ReadMode::Auto,
             idle_mark_after: Duration::from_millis(50),
             flush_after_entries: 100_000,
             flush_after_log_bytes: 16 << 20,

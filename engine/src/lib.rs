@@ -85,7 +85,7 @@ mod tail;
 mod transaction;
 
 pub use batch::Batch;
-pub use config::{Config, InitOptions, WriteMode};
+pub use config::{Config, InitOptions, ReadMode, WriteMode};
 pub use conflict::LostTo;
 pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};

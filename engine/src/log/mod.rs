@@ -366,7 +366,9 @@ impl Log {
                 Piece::Whole(segment) if lsn.advance(len as u64) > segment.range().end => {
                     return Err(not_in_one_frame(lsn, len));
                 }
+                Piece::Whole(segment) if self.copies() => segment.read_through(fs, lsn, len),
                 Piece::Whole(segment) => segment.read(fs, lsn, len),
+                Piece::Sparse(sparse) if self.copies() => sparse.read_through(fs, lsn, len),
                 Piece::Sparse(sparse) => sparse.read(fs, lsn, len),
             };
             match bytes {
@@ -378,10 +380,19 @@ impl Log {
         }
     }
 
-    /// Whether reading a record at `lsn` needs no file to be opened.
+    /// Whether reading a record at `lsn` needs no call to the disk, but for what a map may cost.
     pub(crate) fn has_mapped(&self, lsn: Lsn) -> bool {
-        let piece = self.segments.piece(lsn);
-        piece.is_some_and(|piece| piece.is_mapped())
+        let copies = self.copies();
+        self.segments.piece(lsn).is_some_and(|piece| match &piece {
+            Piece::Whole(segment) if copies => segment.in_memory(),
+            Piece::Sparse(_) if copies => false,
+            mapped => mapped.is_mapped(),
+        })
+    }
+
+    /// Whether values in sealed segments are copied and not mapped.
+    const fn copies(&self) -> bool {
+        self.config.read_mode.copies()
     }
 
     /// Whether a piece of the log still is one.

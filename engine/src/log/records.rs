@@ -180,6 +180,8 @@ impl RecordPlaces {
             return Place::Own(bytes);
         }
         let stretch = match log.segments.piece(lsn) {
+            Some(Piece::Whole(segment)) if log.copies() && !segment.in_memory() => None,
+            Some(Piece::Sparse(_)) if log.copies() => None,
             Some(Piece::Whole(segment)) => {
                 let stretch = segment.stretch(&*log.fs, lsn);
                 if stretch.is_none() && segment.in_memory() {

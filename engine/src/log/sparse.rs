@@ -1,6 +1,6 @@
 //! Sparse segments as a running log holds them: mapped, their tables checked at the first touch.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::format::{
     KeptControl, Lsn, LsnRange, RecordRef, SPARSE_HEADER_LEN, SegmentFault, SparseFault,
     SparseHeader, SparseView, decode_record, to_usize,
 };
-use crate::fs::{Access, Fs, MapPages};
+use crate::fs::{Access, File, Fs, MapPages};
 
 const SUFFIX: &str = ".sparse";
 
@@ -34,12 +34,14 @@ pub(super) fn ordinals_of(name: &str) -> Option<(u64, u64)> {
 pub(crate) struct Sparse {
     pub(crate) header: SparseHeader,
     map: Mapped,
+    /// For reads past the map.
+    file: OnceLock<Arc<dyn File>>,
 }
 
 impl Sparse {
     pub(super) fn new(header: SparseHeader) -> Self {
-        let map = Mapped::default();
-        Self { header, map }
+        let (map, file) = (Mapped::default(), OnceLock::new());
+        Self { header, map, file }
     }
 
     pub(crate) const fn range(&self) -> LsnRange {
@@ -65,6 +67,56 @@ impl Sparse {
             let what = format!("it does not hold the record at {lsn} that the index names");
             self.damaged(fs, &what)
         })
+    }
+
+    /// As [`Sparse::read`], but copied from the file. The table is mapped all the same.
+    ///
+    /// # Errors
+    /// As [`Sparse::read`].
+    pub(super) fn read_through(&self, fs: &dyn Fs, lsn: Lsn, len: usize) -> Result<Bytes> {
+        let map = self.mapped(fs)?;
+        let found = self.view(fs, &map)?.find(lsn).ok_or_else(|| {
+            let what = format!("it does not hold the record at {lsn} that the index names");
+            self.damaged(fs, &what)
+        })?;
+        let file = match self.file.get() {
+            Some(file) => file,
+            None => {
+                let file = self.opened(fs)?;
+                self.file.get_or_init(|| file)
+            }
+        };
+        let mut bytes = vec![0; len];
+        let read = file
+            .read_at(SPARSE_HEADER_LEN + u64::from(found), &mut bytes)
+            .map_err(|error| self.unread(fs, error))?;
+        if read < len {
+            return Err(self.damaged(fs, "it was cut"));
+        }
+        Ok(bytes.into())
+    }
+
+    fn opened(&self, fs: &dyn Fs) -> Result<Arc<dyn File>> {
+        let file = fs
+            .open(&self.name(), Access::Read)
+            .map_err(|error| self.unread(fs, error))?;
+        let mut block = vec![0; to_usize(SPARSE_HEADER_LEN)];
+        let read = file
+            .read_at(0, &mut block)
+            .map_err(|error| self.unread(fs, error))?;
+        // Another one of its name may have taken its place.
+        if block.get(..read) != Some(&*self.header.encode()) {
+            return Err(self.damaged(fs, "its header is not the one that was written"));
+        }
+        Ok(file)
+    }
+
+    /// Why the file cannot be read; one that is gone is damage.
+    fn unread(&self, fs: &dyn Fs, error: std::io::Error) -> Error {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            return self.damaged(fs, "it is gone");
+        }
+        Error::io(format_args!("read {}/{}", fs.place(), self.name()), error)
     }
 
     /// All of its file, to find records in; `None` when it does not hold.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 use crate::clock::Clock;
-use crate::{CommitError, EpochReason};
+use crate::{CommitError, EpochReason, ReadMode};
 
 /// A monotonic clock that stands until it is moved.
 #[derive(Debug, Default)]
@@ -212,4 +212,64 @@ fn a_snapshot_that_is_too_old_says_so_and_keeps_nothing() {
     );
     drop((old, range));
     assert_eq!(store.open_snapshots().count, 1);
+}
+
+#[test]
+fn values_are_the_same_whether_they_are_mapped_or_copied() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(ClusterId::random(), "alone");
+    options.has_peer = false;
+    Store::init(dir.path(), &options).unwrap();
+    let mut seen = Vec::new();
+    for read_mode in [ReadMode::Map, ReadMode::Copy, ReadMode::Auto] {
+        let config = Config {
+            read_mode,
+            background: false,
+            flush_after_entries: 30,
+            history_log_bytes: 0,
+            ..Config::default()
+        };
+        let store = Store::open(dir.path(), config).unwrap();
+        store.begin_epoch(EpochReason::Restart, "").unwrap();
+        let keyspace = store.keyspace("k").unwrap();
+        if seen.is_empty() {
+            for n in 0..200u32 {
+                put(
+                    &store,
+                    &keyspace,
+                    &format!("{:03}", n % 120),
+                    &n.to_le_bytes().repeat(400),
+                );
+            }
+            let due = |rest: Duration| rest <= Duration::from_millis(5);
+            while store.background_step().is_some_and(due) {}
+            store.compact_now(crate::Compact::Order).unwrap();
+        }
+        let sizes = store.log_size();
+        assert!(sizes.sparse_bytes > 0 && sizes.whole_bytes > 0, "{sizes:?}");
+        let snapshot = store.snapshot();
+        let all: Vec<_> = snapshot
+            .iter(&keyspace)
+            .map(crate::Result::unwrap)
+            .collect();
+        let keys: Vec<_> = all.iter().map(|(key, _)| key.clone()).collect();
+        let values: Vec<_> = all.iter().map(|(_, value)| Some(value.clone())).collect();
+        assert_eq!(snapshot.multi_get(&keyspace, &keys).unwrap(), values);
+        assert_eq!(
+            block_on(snapshot.multi_get_async(&keyspace, &keys)).unwrap(),
+            values
+        );
+        for (key, value) in &all {
+            assert_eq!(store.get(&keyspace, key).unwrap().as_ref(), Some(value));
+        }
+        // A value that was copied is no part of a file's map: the only handle on it is this one.
+        let (key, _) = all.first().unwrap();
+        let value = store.get(&keyspace, key).unwrap().unwrap();
+        let copied = value.try_into_mut().is_ok();
+        assert_eq!(copied, read_mode == ReadMode::Copy, "{read_mode:?}");
+        seen.push(all);
+        store.close().unwrap();
+    }
+    assert!(seen.windows(2).all(|pair| pair[0] == pair[1]));
+    assert_eq!(seen[0].len(), 120);
 }
