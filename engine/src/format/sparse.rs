@@ -444,7 +444,8 @@ fn share(part: u64, whole: u64, count: usize) -> usize {
     if part >= whole {
         return count;
     }
-    let steps = u128::from(part) * count as u128 / u128::from(whole);
+    // Where that is too much for a number, an even guess is none: the beginning is as good.
+    let steps = part.checked_mul(count as u64).unwrap_or_default() / whole;
     usize::try_from(steps).unwrap_or(count)
 }
 
