@@ -30,6 +30,8 @@ pub(crate) struct IndexFiles {
     /// What the log still holds for a reason.
     pub(crate) census: Census,
     next_number: Arc<AtomicU64>,
+    /// Files that were there and are not used.
+    unused: Vec<String>,
     /// Whether the directory is there for certain, also after a crash.
     has_dir: bool,
 }
@@ -148,6 +150,7 @@ impl IndexFiles {
             horizon: manifest.horizon,
             census: manifest.census,
             next_number: Arc::new(AtomicU64::new(manifest.next_number)),
+            unused: Vec::new(),
             has_dir: false,
         }))
     }
@@ -167,6 +170,7 @@ impl IndexFiles {
             horizon: Lsn::ZERO,
             census: Census::default(),
             next_number: Arc::new(AtomicU64::new(highest.unwrap_or(0) + 1)),
+            unused: Vec::new(),
             has_dir: false,
         })
     }
@@ -181,16 +185,40 @@ impl IndexFiles {
         &self.runs
     }
 
-    /// Takes away files that are not used: what a crash left of a flush or a merge.
+    /// Notes the files that are not used: what a crash left of a flush or a merge. No new run gets
+    /// the name of one.
     ///
     /// # Errors
     /// `Io`.
-    pub(crate) fn sweep(&self) -> Result<()> {
-        for name in names(&*self.fs)? {
-            if !self.runs.all().any(|run| run.name() == name) {
-                unlink(&*self.fs, &name)?;
-            }
-        }
+    pub(crate) fn find_unused(&mut self) -> Result<()> {
+        let mut unused = names(&*self.fs)?;
+        unused.retain(|name| !self.runs.all().any(|run| run.name() == name));
+        let highest = unused.iter().filter_map(|name| run_number(name)).max();
+        let behind = highest.map_or(0, |highest| highest + 1);
+        self.next_number.fetch_max(behind, Ordering::Relaxed);
+        self.unused = unused;
+        Ok(())
+    }
+
+    /// Takes away one of the files that are not used; `false` when there is none. One takes some
+    /// milliseconds, for which opening need not wait.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn drop_unused(&mut self) -> Result<bool> {
+        let Some(name) = self.unused.pop() else {
+            return Ok(false);
+        };
+        unlink(&*self.fs, &name)?;
+        Ok(true)
+    }
+
+    /// Takes away all that are left of them.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub(crate) fn drop_all_unused(&mut self) -> Result<()> {
+        while self.drop_unused()? {}
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::manifest::TailLost;
 use super::recovery::{self, Facts, Missing, Peer, Plan};
 use super::segment::{DIR, Segment, file_name};
 use super::survey::{Survey, Whole};
-use super::walk::count_frames;
+use super::walk::{count_frames, written_len};
 use super::writer::Active;
 use super::{Log, LogState, open::ASIDE};
 use crate::error::{Error, Result};
@@ -280,13 +280,6 @@ pub(super) fn replace_segment(
     pass(Point::SegmentRewritten);
     fs.rename(&temporary, &name)?;
     fs.sync_dir(DIR)
-}
-
-fn written_len(bytes: &[u8]) -> usize {
-    bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| last + 1)
 }
 
 const _: () = assert!(SEGMENT_HEADER_LEN.is_multiple_of(crate::fs::BLOCK_LEN as u64));

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::fault::{Fault, FaultKind, Remedy};
 use super::segment::{DIR, file_name, ordinal_of};
 use super::sparse;
-use super::walk::{Epochs, Hole, Walk, count_frames, offset_in_file, walk};
+use super::walk::{Epochs, Hole, Walk, count_frames, offset_in_file, walk, written_len};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
     Chain, ChainRecord, ClusterId, EpochRecord, Lsn, LsnRange, NodeId, Position,
@@ -212,8 +212,8 @@ impl<'a> Surveyor<'a> {
     fn segment(&mut self, ordinal: u64) -> Result<()> {
         let name = file_name(ordinal);
         let later_used = self.is_used_behind(ordinal);
-        let bytes = match self.read(&name) {
-            Ok(bytes) => bytes,
+        let (bytes, written) = match self.read(&name) {
+            Ok(read) => read,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 if later_used {
                     let range = self.range_of(ordinal);
@@ -226,8 +226,7 @@ impl<'a> Surveyor<'a> {
             Err(error) => return Err(self.reading(&name, error)),
         };
         let size = to_usize(self.known.segment_size);
-        let blank = bytes.iter().all(|byte| *byte == 0);
-        if blank && !later_used {
+        if written == 0 && !later_used {
             return Ok(()); // Prepared, and not used yet.
         }
         let mut room = bytes.clone();
@@ -538,9 +537,10 @@ impl<'a> Surveyor<'a> {
         });
     }
 
-    /// The whole file. The zeros that it ends with are looked at and not kept: memory that nobody
-    /// touches costs nothing, and most of a running or prepared segment is such zeros.
-    fn read(&self, name: &str) -> std::io::Result<Bytes> {
+    /// The whole file, and where the zeros begin that it ends with. They are looked at and not
+    /// kept: memory that nobody touches costs nothing, and most of a running or prepared segment is
+    /// such zeros.
+    fn read(&self, name: &str) -> std::io::Result<(Bytes, usize)> {
         const PIECE_LEN: usize = 1 << 20;
         let file = self.fs.open(name, Access::Read)?;
         let len = to_usize(file.len_bytes()?);
@@ -550,7 +550,7 @@ impl<'a> Surveyor<'a> {
             let start = written.saturating_sub(PIECE_LEN);
             let piece = piece.get_mut(..written - start).unwrap_or_default();
             let read = file.read_at(start as u64, piece)?;
-            if read < piece.len() || piece.iter().any(|byte| *byte != 0) {
+            if read < piece.len() || written_len(piece) > 0 {
                 break;
             }
             written = start;
@@ -560,7 +560,7 @@ impl<'a> Surveyor<'a> {
         if read < written {
             bytes.truncate(read);
         }
-        Ok(bytes.into())
+        Ok((bytes.into(), written))
     }
 
     fn reading(&self, name: &str, error: std::io::Error) -> Error {

@@ -120,6 +120,18 @@ pub(super) struct Walk {
     pub(super) vouched: Lsn,
 }
 
+/// Length without the zeros at the end. Many are looked at at once: one by one, those of a segment
+/// take longer than reading them.
+pub(super) fn written_len(bytes: &[u8]) -> usize {
+    const PIECE_LEN: usize = 1 << 10;
+    let zeros = |piece: &[u8]| piece.iter().fold(0, |any, byte| any | byte) == 0;
+    let (rest, pieces) = bytes.as_rchunks::<PIECE_LEN>();
+    let behind = pieces.iter().rev().take_while(|piece| zeros(&piece[..]));
+    let len = rest.len() + (pieces.len() - behind.count()) * PIECE_LEN;
+    let last = bytes.iter().take(len).rposition(|byte| *byte != 0);
+    last.map_or(0, |last| last + 1)
+}
+
 /// Walks `bytes`, the room for frames of a segment, from the chain of its header on.
 pub(super) fn walk(start: Chain, bytes: &[u8], epochs: &mut Epochs) -> Walk {
     let base = start.lsn;
@@ -131,10 +143,7 @@ pub(super) fn walk(start: Chain, bytes: &[u8], epochs: &mut Epochs) -> Walk {
         last: start,
         vouched: Lsn::ZERO,
     };
-    let written = bytes
-        .iter()
-        .rposition(|byte| *byte != 0)
-        .map_or(0, |last| (last + 1).next_multiple_of(ALIGNMENT));
+    let written = written_len(bytes).next_multiple_of(ALIGNMENT);
     let mut at = 0;
     while at < written {
         let rest = bytes.get(at..).unwrap_or_default();
@@ -220,4 +229,23 @@ pub(super) fn count_frames(bytes: &[u8]) -> u64 {
 /// Where the byte at `lsn` lies in the file of a segment that begins at `base`.
 pub(super) fn offset_in_file(lsn: Lsn, base: Lsn) -> u64 {
     crate::format::SEGMENT_HEADER_LEN + lsn.bytes_since(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zeros_at_the_end_are_not_counted_wherever_the_last_byte_lies() {
+        for len in [0, 1, 1023, 1024, 1025, 5000] {
+            let mut bytes = vec![0; len];
+            assert_eq!(written_len(&bytes), 0, "{len} zeros");
+            for at in [0, 1, 903, 904, 1023, 1024, 2047, 4095, 4999] {
+                if let Some(byte) = bytes.get_mut(at) {
+                    *byte = 0x80;
+                    assert_eq!(written_len(&bytes), at + 1, "of {len}");
+                }
+            }
+        }
+    }
 }

@@ -192,12 +192,12 @@ impl Store {
                 .map(|files| ChainRecord::new(&files.runs().replay))
         })?;
         let usable = on_disk.filter(|files| files.runs().replay.lsn == log.replay_cursor().lsn());
-        let files = match usable {
+        let mut files = match usable {
             Some(files) => files,
             None => IndexFiles::empty(fs, log.cluster(), log.node())?,
         };
         if opening == Opening::Full {
-            files.sweep()?;
+            files.find_unused()?;
         }
         let state = State::new(files.runs().clone(), tag, freeze_after)?;
         let state = Arc::new(state);

@@ -166,8 +166,12 @@ impl Upkeep {
     pub(super) fn close(&self) -> Result<()> {
         let flushed = self.flush_all();
         let log = self.log.upgrade();
-        self.work.lock().give_up(log.as_deref());
-        flushed.and(log.map_or(Ok(()), |log| log.retire_all()))
+        let mut work = self.work.lock();
+        work.give_up(log.as_deref());
+        let swept = work.files.drop_all_unused();
+        drop(work);
+        let retired = log.map_or(Ok(()), |log| log.retire_all());
+        flushed.and(swept).and(retired)
     }
 
     /// Gives up what is under way, and begins nothing until the answer is dropped.
@@ -391,6 +395,10 @@ impl Background for Upkeep {
             return Ok(None);
         }
         let mut work = self.work.lock();
+        // First: a full disk needs their room.
+        if work.files.drop_unused()? {
+            return Ok(Some(REST));
+        }
         if work.flush(self, &log)? {
             return Ok(Some(Duration::ZERO));
         }

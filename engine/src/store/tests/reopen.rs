@@ -278,3 +278,54 @@ fn a_log_goes_on_behind_its_last_sealed_segment_when_a_crash_took_the_one_after_
     }
     assert!(between > 0);
 }
+
+#[test]
+fn what_a_crash_left_of_a_merge_goes_in_the_background_and_no_run_takes_its_name() {
+    let (fs, store) = writer();
+    let users = store.keyspace("users").unwrap();
+    let fill = |store: &Store, from: u32| {
+        for n in from..from + 20 {
+            put(store, &users, &n.to_string(), b"1");
+        }
+    };
+    fill(&store, 0);
+    store.close().unwrap();
+    let runs = || {
+        let mut names = fs.list("index").unwrap();
+        names.retain(|name| name.ends_with(".run"));
+        names.sort();
+        names
+    };
+    let last = runs().pop().unwrap();
+    let highest: u64 = last.trim_end_matches(".run").parse().unwrap();
+    // The names that the next runs would get.
+    let left: Vec<_> = (1..40)
+        .map(|n| format!("{:012}.run", highest + n))
+        .collect();
+    for name in &left {
+        fs.create(&format!("index/{name}")).unwrap();
+    }
+    drop(store);
+
+    let store = open(&fs);
+    assert!(
+        left.iter().all(|name| runs().contains(name)),
+        "{:?}",
+        runs()
+    );
+    store.begin_epoch(EpochReason::Restart, "").unwrap();
+    let users = store.keyspace("users").unwrap();
+    for n in 20..40 {
+        put(&store, &users, &n.to_string(), b"1");
+    }
+    store.compact_index().unwrap();
+    while left.iter().any(|name| runs().contains(name)) {
+        assert!(store.background_step().is_some(), "{:?} are left", runs());
+    }
+    store.close().unwrap();
+    let expected = contents(&store, &store.snapshot());
+    assert_eq!(expected.len(), 40);
+    drop(store);
+    let store = open(&fs);
+    assert_eq!(contents(&store, &store.snapshot()), expected);
+}
