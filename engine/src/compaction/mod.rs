@@ -1,6 +1,6 @@
 //! Compaction: a stretch of the log is written again without the records that nobody can ask for
-//! any more, in the order of its keys. Every record keeps its LSN, so no index changes, nothing goes
-//! through the log, and nothing is sent to anybody.
+//! any more, in the order of its keys. Every record keeps its LSN, so no index changes, nothing
+//! goes through the log, and nothing is sent to anybody.
 //!
 //! ```text
 //! victims ─→ read, check, note every record ─→ in the order of keys ─→ judge by the index ─┬→ dropped
@@ -58,8 +58,8 @@ struct Judged {
 }
 
 impl Compaction {
-    /// Begins to rewrite `victims`, which lie one behind the other. `keep` and `versions` are of one
-    /// moment.
+    /// Begins to rewrite `victims`, which lie one behind the other. `keep` and `versions` are of
+    /// one moment.
     ///
     /// # Errors
     /// `DiskFull`, `Io`, `NotHeld` when the log was cut meanwhile.

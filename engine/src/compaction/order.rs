@@ -18,7 +18,7 @@ pub(super) struct Place {
     /// Which file.
     source: u32,
     /// The key's first bytes, which decide most comparisons.
-    head: u64,
+    head: [u8; 8],
     pub(super) lsn: Lsn,
     at: u32,
 }
@@ -126,8 +126,8 @@ fn compare(sources: &[Bytes], one: &Place, other: &Place) -> Ordering {
         .then_with(|| other.lsn.cmp(&one.lsn))
 }
 
-fn head(key: &[u8]) -> u64 {
+fn head(key: &[u8]) -> [u8; 8] {
     let mut head = [0; 8];
     head.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
-    u64::from_be_bytes(head)
+    head
 }

@@ -64,8 +64,8 @@ pub(crate) fn is_behind(pieces: &[Weight]) -> bool {
     waste * HASTE_PARTS >= len && waste > 0
 }
 
-/// The pieces to be rewritten as one, of `pieces` in the order of the log; `None` when nothing is to
-/// be done.
+/// The pieces to be rewritten as one, of `pieces` in the order of the log; `None` when nothing is
+/// to be done.
 pub(crate) fn pick(pieces: &[Weight], aim: Aim, limits: Limits) -> Option<Range<usize>> {
     let seed = match aim {
         Aim::Needed | Aim::NeededOnFullDisk => {

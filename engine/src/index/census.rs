@@ -1,6 +1,6 @@
 //! How many bytes of records each piece of the log still holds for a reason. A flush counts what it
-//! writes as needed from then on, and looks up what took the place of what; that is needed until the
-//! horizon has passed.
+//! writes as needed from then on, and looks up what took the place of what; that is needed until
+//! the horizon has passed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

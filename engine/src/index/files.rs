@@ -267,8 +267,8 @@ impl IndexFiles {
         self.adopt(runs, self.horizon, census)
     }
 
-    /// Begins to merge runs, if any are to be. `keep` is asked what must be kept, `bases` says where
-    /// the pieces of the log begin. Runs that need only be listed elsewhere are at once.
+    /// Begins to merge runs, if any are to be. `keep` is asked what must be kept, `bases` says
+    /// where the pieces of the log begin. Runs that need only be listed elsewhere are at once.
     ///
     /// # Errors
     /// `Corrupt` when a run does not hold, `DiskFull`, `Io`.

@@ -330,8 +330,8 @@ impl Log {
     }
 
     /// Below this position a delete hides nothing that the log still holds: every piece that begins
-    /// below it was rewritten by somebody who knew of that delete. `[from, to)` is taken to be known
-    /// up to `known`, since it is about to be.
+    /// below it was rewritten by somebody who knew of that delete. `[from, to)` is taken to be
+    /// known up to `known`, since it is about to be.
     pub(crate) fn settled(&self, from: Lsn, to: Lsn, known: Lsn) -> Lsn {
         let mut settled = Lsn(u64::MAX);
         for piece in self.segments.pieces() {
@@ -412,8 +412,8 @@ impl Log {
         })
     }
 
-    /// Makes what was written a part of the log, in the place of what it stands for. Those files are
-    /// retired by and by.
+    /// Makes what was written a part of the log, in the place of what it stands for. Those files
+    /// are retired by and by.
     ///
     /// # Errors
     /// `DiskFull`, `Io`: the log is then as it was, or, if the name may have been given, as it is
@@ -445,8 +445,8 @@ impl Log {
         }
     }
 
-    /// The files of the log: those of which all is left, and those that are sparse, with the bytes of
-    /// each kind.
+    /// The files of the log: those of which all is left, and those that are sparse, with the bytes
+    /// of each kind.
     pub(crate) fn sizes(&self) -> LogSizes {
         let mut sizes = LogSizes::default();
         for piece in self.segments.pieces() {

@@ -190,8 +190,8 @@ impl Log {
     /// from it. So damage before it in the same segment does not matter.
     ///
     /// # Errors
-    /// `NotHeld` where this log does not reach so far, `LogTruncated` where only a part of it is left,
-    /// `Conflict` when it holds other frames there, `Corrupt` when it is damaged there, `Io`.
+    /// `NotHeld` where this log does not reach so far, `LogTruncated` where only a part of it is
+    /// left, `Conflict` when it holds other frames there, `Corrupt` when it is damaged there, `Io`.
     pub(crate) fn frames_behind(self: &Arc<Self>, at: &Chain, len_max: u64) -> Result<Bytes> {
         let durable = self.positions().durable.lsn;
         let beyond = || {

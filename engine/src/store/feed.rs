@@ -40,7 +40,8 @@ impl Feed {
         } else {
             durable
         };
-        // The replay point was shown here, though no frame may say so, and so was what was compacted.
+        // The replay point was shown here, though no frame may say so, and so was what was
+        // compacted.
         let replayed = self.cursor.lock().lsn().max(log.whole_from());
         self.show(log, state, shown.min(durable).max(replayed))?;
         Ok(())

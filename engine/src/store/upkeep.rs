@@ -60,6 +60,9 @@ struct Work {
     compacted: Compacted,
 }
 
+/// One step of one kind of work; `false` when there is none.
+type Turn = fn(&mut Work, &Upkeep, &Log) -> Result<bool>;
+
 /// What compactions have done since the store was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Compacted {
@@ -402,12 +405,18 @@ impl Background for Upkeep {
         if work.flush(self, &log)? {
             return Ok(Some(Duration::ZERO));
         }
+        let mut turns: [Turn; 2] = [
+            |work, upkeep, log| work.merge(upkeep, Which::Needed, log),
+            |work, upkeep, log| work.compact(upkeep, Aim::Needed, log),
+        ];
+        if work.compacts_next {
+            turns.reverse();
+        }
         work.compacts_next = !work.compacts_next;
-        let more = if work.compacts_next {
-            work.compact(self, Aim::Needed, &log)? || work.merge(self, Which::Needed, &log)?
-        } else {
-            work.merge(self, Which::Needed, &log)? || work.compact(self, Aim::Needed, &log)?
-        };
+        let mut more = false;
+        for turn in turns {
+            more = more || turn(&mut work, self, &log)?;
+        }
         if more {
             return Ok(Some(if work.is_behind { Duration::ZERO } else { REST }));
         }

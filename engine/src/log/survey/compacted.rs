@@ -1,5 +1,5 @@
-//! Sparse segments between the others: their headers say where the log stands before and behind them,
-//! and what is missing in them is missing on purpose.
+//! Sparse segments between the others: their headers say where the log stands before and behind
+//! them, and what is missing in them is missing on purpose.
 
 use super::Surveyor;
 use crate::error::{Error, ErrorKind, Result};
