@@ -18,6 +18,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::ops::Range;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -511,17 +512,26 @@ impl Life {
         b
     }
 
-    /// Promotes a standby that does not run, by a command that is killed.
+    /// Promotes a standby that does not run, by a command that is killed. One that ends before its
+    /// kill, since what an earlier one did need not be done again, never was: the kills behind it
+    /// want a standby.
     fn offline(&mut self, kills: Vec<Kill>) -> NodeProcess {
         let place = self.site.pair.b.clone();
+        let before = self.site.path("before");
         for kill in kills {
             self.now = format!("life {}: {kill:?}", self.number);
+            link_or_copy(place.dir(), &before, |from, to| {
+                fs::copy(from, to).map(drop)
+            });
             let mut command = self.site.pair.command(&place, promotion());
             let output = command.env("OUTLAST_KILL_AT", at(kill)).output().unwrap();
             if output.status.signal() == Some(SIGKILL) {
                 self.seen.push(kill);
+                fs::remove_dir_all(&before).unwrap();
             } else {
                 support::ended(&output, 0);
+                fs::remove_dir_all(place.dir()).unwrap();
+                fs::rename(&before, place.dir()).unwrap();
             }
             self.holds(&place, Level::Replicated);
         }
@@ -674,7 +684,7 @@ impl Life {
     /// looked at under other names, since opening it would hold it for a moment.
     fn holds(&self, place: &NodePlace, level: Level) {
         let other = self.site.path("looked-at");
-        link_files(place.dir(), &other);
+        link_or_copy(place.dir(), &other, |from, to| fs::hard_link(from, to));
         let store = Store::open(&other, Config::default()).unwrap();
         let held = store.positions().appended.commit;
         store.close().unwrap();
@@ -728,16 +738,16 @@ impl Life {
     }
 }
 
-/// Gives the files of a directory, and of those in it, names in another one.
-fn link_files(from: &Path, to: &Path) {
+/// Gives the files of a directory, and of those in it, names in another one, or copies them there.
+fn link_or_copy(from: &Path, to: &Path, file: fn(&Path, &Path) -> io::Result<()>) {
     fs::create_dir(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let (kind, to) = (entry.file_type().unwrap(), to.join(entry.file_name()));
         if kind.is_dir() {
-            link_files(&entry.path(), &to);
+            link_or_copy(&entry.path(), &to, file);
         } else if kind.is_file() && entry.file_name() != "LOCK" {
-            fs::hard_link(entry.path(), to).unwrap();
+            file(&entry.path(), &to).unwrap();
         }
     }
 }
