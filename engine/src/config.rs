@@ -135,6 +135,11 @@ pub struct Config {
     /// answers `SnapshotTooOld`, and no longer keeps the versions that it sees. Default no limit:
     /// one that is forgotten open then keeps them all.
     pub snapshot_age_max: Option<Duration>,
+    /// How far the wall clock may be ahead of the log when this node begins to write while puts
+    /// wait to expire. Where it is further, nothing expires until
+    /// [`Store::confirm_log_time`](crate::Store::confirm_log_time) says that the clock is right: it
+    /// is the one moment at which a wrong clock could take data away. Default an hour.
+    pub log_time_ahead_max: Duration,
     /// Whether a thread does the background work (preparing segments, marks). Default yes; without
     /// it, whoever owns the store calls its background step.
     pub background: bool,
@@ -152,6 +157,7 @@ impl Default for Config {
             retain_log_bytes: None,
             read_threads: 2,
             snapshot_age_max: None,
+            log_time_ahead_max: Duration::from_secs(3600),
             background: true,
         }
     }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::KeyspaceRecord;
 use crate::format::limits::{KEYSPACE_NAME_LEN_MAX, KEYSPACES_MAX};
+use crate::format::{KeyspaceRecord, Lsn};
 
 /// A keyspace of one open store: an ordered map of its own. Cheap to clone.
 ///
@@ -24,6 +25,18 @@ struct Inner {
     id: u32,
     name: String,
     store: StoreTag,
+    /// Where the record lies that drops it; the highest position while there is none.
+    dropped_at: AtomicU64,
+}
+
+const NOT_DROPPED: u64 = u64::MAX;
+
+/// A keyspace as the log makes it, up to some position.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) record: KeyspaceRecord,
+    /// Where the record lies that drops it.
+    pub(crate) dropped: Option<Lsn>,
 }
 
 impl Keyspace {
@@ -39,9 +52,38 @@ impl Keyspace {
         &self.inner.name
     }
 
+    /// Whether it was dropped: it takes no writes any more, and only snapshots from before show
+    /// what it held.
+    #[must_use]
+    pub fn is_dropped(&self) -> bool {
+        self.inner.dropped_at.load(Ordering::Acquire) != NOT_DROPPED
+    }
+
     pub(crate) fn store(&self) -> StoreTag {
         self.inner.store
     }
+
+    /// From here on the handle says that it was dropped.
+    pub(crate) fn mark_dropped(&self, at: Lsn) {
+        self.inner.dropped_at.store(at.0, Ordering::Release);
+    }
+
+    /// # Errors
+    /// `NoKeyspace` when it was dropped before `at`.
+    fn check_at(&self, at: Lsn) -> Result<()> {
+        if at.0 <= self.inner.dropped_at.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(dropped(self.name()))
+    }
+}
+
+/// The error for a handle whose keyspace was dropped.
+pub(crate) fn dropped(name: &str) -> Error {
+    let message = format!(
+        "keyspace {name:?} was dropped: ask the store for the keyspace again, which makes a new one"
+    );
+    Error::new(ErrorKind::NoKeyspace, message)
 }
 
 impl PartialEq for Keyspace {
@@ -77,6 +119,15 @@ impl StoreTag {
         }
         Err(foreign(keyspace.name()))
     }
+
+    /// The same for who reads at `at`.
+    ///
+    /// # Errors
+    /// `NoKeyspace` when `keyspace` belongs to another store, or was dropped before that position.
+    pub(crate) fn check_at(self, keyspace: &Keyspace, at: Lsn) -> Result<()> {
+        self.check(keyspace)?;
+        keyspace.check_at(at)
+    }
 }
 
 /// The error for a handle that another store gave.
@@ -94,10 +145,12 @@ pub(crate) struct Catalogue {
     names: RwLock<Names>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Names {
     by_id: BTreeMap<u32, Keyspace>,
+    /// Those that are not dropped.
     by_name: HashMap<String, u32>,
+    dropped: BTreeMap<u32, Lsn>,
 }
 
 impl Catalogue {
@@ -106,19 +159,31 @@ impl Catalogue {
         Self { tag, names }
     }
 
-    /// Becomes `fresh`, of the same store.
+    /// Becomes `fresh`, of the same store. Handles that were given stay, and say what `fresh` does.
     pub(crate) fn replace(&self, fresh: Self) {
         assert_eq!(self.tag, fresh.tag, "the keyspaces of another store");
-        *self.names.write() = fresh.names.into_inner();
+        let mut fresh = fresh.names.into_inner();
+        let mut names = self.names.write();
+        for (id, keyspace) in &mut fresh.by_id {
+            let given = names
+                .by_id
+                .get(id)
+                .filter(|given| given.name() == keyspace.name());
+            if let Some(given) = given {
+                let at = fresh.dropped.get(id).copied();
+                given.mark_dropped(at.unwrap_or(Lsn(NOT_DROPPED)));
+                *keyspace = given.clone();
+            }
+        }
+        *names = fresh;
     }
 
     /// A copy, for trying what the log is about to make.
     pub(crate) fn copy(&self) -> Self {
         let names = self.names.read();
-        let (by_id, by_name) = (names.by_id.clone(), names.by_name.clone());
         Self {
             tag: self.tag,
-            names: RwLock::new(Names { by_id, by_name }),
+            names: RwLock::new(names.clone()),
         }
     }
 
@@ -136,18 +201,54 @@ impl Catalogue {
         self.names.read().by_id.get(&id).cloned()
     }
 
-    /// All of them, by id.
+    /// All that are not dropped, by id.
     pub(crate) fn all(&self) -> Vec<Keyspace> {
-        self.names.read().by_id.values().cloned().collect()
+        let names = self.names.read();
+        let all = names.by_id.iter();
+        let live = all.filter(|(id, _)| !names.dropped.contains_key(id));
+        live.map(|(_, keyspace)| keyspace.clone()).collect()
     }
 
-    /// The records that made them, by id.
-    pub(crate) fn records(&self) -> Vec<KeyspaceRecord> {
-        let record = |keyspace: Keyspace| KeyspaceRecord {
-            id: keyspace.id(),
-            name: keyspace.name().to_owned(),
+    /// What the log says of them, by id.
+    pub(crate) fn made(&self) -> Vec<Made> {
+        let names = self.names.read();
+        let made = |(id, keyspace): (&u32, &Keyspace)| Made {
+            record: KeyspaceRecord {
+                id: *id,
+                name: keyspace.name().to_owned(),
+            },
+            dropped: names.dropped.get(id).copied(),
         };
-        self.all().into_iter().map(record).collect()
+        names.by_id.iter().map(made).collect()
+    }
+
+    /// Takes up what the log said of one of them.
+    ///
+    /// # Errors
+    /// As [`Catalogue::learn`] and [`Catalogue::forget`].
+    pub(crate) fn take_up(&self, made: &Made) -> Result<()> {
+        self.learn(made.record.clone())?;
+        if let Some(lsn) = made.dropped {
+            self.forget(made.record.id, lsn)?.mark_dropped(lsn);
+        }
+        Ok(())
+    }
+
+    /// Takes up that the record at `lsn` drops a keyspace. Its name is free then; its id never is.
+    /// Its handles are the caller's to mark.
+    ///
+    /// # Errors
+    /// `Corrupt` when no writer would have dropped it: there is none.
+    pub(crate) fn forget(&self, id: u32, lsn: Lsn) -> Result<Keyspace> {
+        let mut names = self.names.write();
+        let keyspace = names.by_id.get(&id).cloned();
+        let Some(keyspace) = keyspace.filter(|_| !names.dropped.contains_key(&id)) else {
+            let message = format!("the log drops keyspace {id} at {lsn}, and there is none");
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        };
+        names.dropped.insert(id, lsn);
+        names.by_name.remove(keyspace.name());
+        Ok(keyspace)
     }
 
     /// The record that makes a keyspace of this name; nothing is made before it is in the log.
@@ -160,8 +261,8 @@ impl Catalogue {
         let id = names.by_id.last_key_value().map_or(1, |(id, _)| id + 1);
         if id > KEYSPACES_MAX {
             let message = format!(
-                "no room for keyspace {name:?}: a store holds at most {KEYSPACES_MAX}; use \
-                 prefixes of keys instead"
+                "no room for keyspace {name:?}: a store has at most {KEYSPACES_MAX} in its life, \
+                 those that were dropped included; use prefixes of keys instead"
             );
             return Err(Error::new(ErrorKind::Limit, message));
         }
@@ -185,6 +286,7 @@ impl Catalogue {
             id,
             name: name.clone(),
             store: self.tag,
+            dropped_at: AtomicU64::new(NOT_DROPPED),
         };
         names.by_name.insert(name, id);
         let inner = Arc::new(inner);
@@ -230,6 +332,45 @@ mod tests {
             let error = catalogue.learn(record(1, name)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{name:?}");
         }
+    }
+
+    #[test]
+    fn a_dropped_name_is_free_and_its_id_is_not() {
+        let catalogue = Catalogue::new(StoreTag::new());
+        catalogue.learn(record(1, "users")).unwrap();
+        let handle = catalogue.by_id(1).unwrap();
+        let trial = catalogue.copy();
+        trial.forget(1, Lsn(96)).unwrap();
+        assert!(!handle.is_dropped() && catalogue.by_name("users").is_some());
+        catalogue.forget(1, Lsn(96)).unwrap().mark_dropped(Lsn(96));
+        assert!(catalogue.by_name("users").is_none() && catalogue.all().is_empty());
+        assert_eq!(catalogue.by_id(1), Some(handle.clone()));
+        for (at, open) in [(96, true), (97, false)] {
+            assert_eq!(
+                catalogue.tag().check_at(&handle, Lsn(at)).is_ok(),
+                open,
+                "at {at}"
+            );
+        }
+        let error = catalogue.forget(1, Lsn(200)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert_eq!(catalogue.propose("users").unwrap(), record(2, "users"));
+        catalogue.learn(record(2, "users")).unwrap();
+        assert!(!catalogue.by_name("users").unwrap().is_dropped());
+
+        let again = Catalogue::new(catalogue.tag());
+        catalogue
+            .made()
+            .iter()
+            .for_each(|made| again.take_up(made).unwrap());
+        assert_eq!(again.made(), catalogue.made());
+        assert!(again.by_id(1).unwrap().is_dropped());
+
+        // A log that was cut before the drop takes it back, for handles that were given too.
+        let cut = Catalogue::new(catalogue.tag());
+        cut.learn(record(1, "users")).unwrap();
+        catalogue.replace(cut);
+        assert!(!handle.is_dropped() && catalogue.by_name("users") == Some(handle));
     }
 
     #[test]

@@ -56,6 +56,24 @@ pub enum Bug {
     CompactionLosesNewest,
     /// A compaction leaves out deletes that still hide something.
     DeleteLeavesEarly,
+    /// A range delete on the disk is not found over its keys.
+    RangeDeleteForgotten,
+    /// A range delete goes with a merge while versions that it takes away are left.
+    RangeDeleteGone,
+    /// A merge drops a put that has expired where it has to become a delete.
+    ExpiredDropped,
+    /// A merge forgets the snapshots below the horizon.
+    SnapshotsForgotten,
+    /// A merge drops what readers at or above the horizon may see.
+    HorizonTooHigh,
+    /// Puts expire by the clock of the node that reads.
+    ExpiryByWallClock,
+    /// A put counts as expired one millisecond too late.
+    ExpiryLate,
+    /// A delete goes while an older version of its key is left.
+    DeleteGone,
+    /// A keyspace that was dropped keeps its keys.
+    DropKeepsKeys,
 }
 
 #[cfg(feature = "planted")]

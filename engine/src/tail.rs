@@ -44,12 +44,16 @@ pub struct Committed {
 pub struct Change {
     /// The keyspace.
     pub keyspace: Keyspace,
-    /// What was done to the key.
+    /// What was done: to the key, to a range of keys, to the keyspace.
     pub op: Op,
-    /// The key, sharing the log's memory.
+    /// The key, sharing the log's memory. Of a deleted range ([`Op::DeleteRange`]) the first key
+    /// that goes; empty where a keyspace was dropped ([`Op::DropKeyspace`]).
     pub key: Bytes,
-    /// The value, sharing the log's memory; empty for a delete.
+    /// The value, sharing the log's memory; empty for a delete. Of a deleted range the first key
+    /// that stays, or empty where all keys to the end of the keyspace go.
     pub value: Bytes,
+    /// The log time, in milliseconds since 1970, from which on a put has no value any more.
+    pub expires_ms: Option<u64>,
 }
 
 /// Reads the commits of a store in order, as they become visible. Never skips one.
@@ -85,7 +89,7 @@ impl Tail {
             return Err(Error::new(ErrorKind::NotHeld, message));
         }
         let reads_from = store.shared.tails.enter();
-        let cursor = boundary_at(&store.shared.log, from)?;
+        let cursor = boundary_at(&store.shared.log, from)?.cursor;
         reads_from.store(cursor.lsn().0, Ordering::Release);
         let epoch = cursor.chain().epoch.map_or(EpochId::NONE, |epoch| epoch.id);
         Ok(Self {
@@ -297,35 +301,45 @@ fn changes_of(batch: &BatchRef<'_>, frame: &Bytes, catalogue: &Catalogue) -> Res
                 op: record.op,
                 key: frame.slice_ref(record.key),
                 value: frame.slice_ref(record.value),
+                expires_ms: record.expires_ms,
             })
         })
         .collect()
 }
 
-/// A cursor at the frame that holds or follows `lsn`, which must be the end of a batch or of a
-/// frame.
+/// A position at which there was a state.
+pub(crate) struct Boundary {
+    /// At the frame that holds or follows it.
+    pub(crate) cursor: LogCursor,
+    /// Log time there, in milliseconds.
+    pub(crate) log_ms: u64,
+}
+
+/// Where `lsn` lies, which must be the end of a batch or of a frame.
 ///
 /// # Errors
 /// `NotHeld` when it is neither, `Corrupt`, `Io`.
-pub(crate) fn boundary_at(log: &Arc<Log>, lsn: Lsn) -> Result<LogCursor> {
+pub(crate) fn boundary_at(log: &Arc<Log>, lsn: Lsn) -> Result<Boundary> {
     let cursor = log.cursor_before(lsn)?;
     let start = cursor.lsn();
     if start == lsn {
-        return Ok(cursor);
+        let log_ms = cursor.chain().log_ms;
+        return Ok(Boundary { cursor, log_ms });
     }
     let mut ahead = log.cursor(start)?;
     let run = ahead.next_up_to(Lsn(u64::MAX), 0)?;
-    let ends_batch = run
+    let frame_of_batch = run
         .iter()
         .flat_map(FrameRun::frames)
-        .any(|(header, frame)| {
-            let payload = header.payload(&frame);
+        .find(|(header, frame)| {
+            let payload = header.payload(frame);
             Batches::new(payload, header.payload_lsn(), header.batches)
                 .flatten()
                 .any(|batch| batch.range.end == lsn)
         });
-    if ends_batch {
-        return Ok(cursor);
+    if let Some((header, _)) = frame_of_batch {
+        let log_ms = header.log_ms;
+        return Ok(Boundary { cursor, log_ms });
     }
     let message = format!(
         "position {lsn} lies within a batch or a record of the frame at {start}: there was no such \

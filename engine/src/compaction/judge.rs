@@ -8,7 +8,8 @@ use crate::index::Keep;
 pub(crate) struct Witness {
     /// Whether it holds this very version.
     pub(crate) held: bool,
-    /// The next newer version of the key.
+    /// The next newer version of the key, or the next range delete over it, whichever is older. For
+    /// the record of a range delete: nothing newer, while it is held.
     pub(crate) newer: Option<Lsn>,
 }
 
@@ -30,6 +31,11 @@ pub(crate) enum Verdict {
 /// never makes the log lose it too.
 pub(crate) fn judge(lsn: Lsn, op: Op, witness: Witness, keep: &Keep, settled: Lsn) -> Verdict {
     match witness.newer {
+        // Once it takes nothing away any more, the index lets it go. A keyspace stays dropped.
+        _ if op == Op::DeleteRange && !witness.held => Verdict::Drop,
+        _ if matches!(op, Op::DeleteRange | Op::DropKeyspace) => Verdict::Keep {
+            superseded_by: None,
+        },
         Some(newer) if !keep.is_seen(lsn, newer) => Verdict::Drop,
         Some(newer) => Verdict::Keep {
             superseded_by: (newer < keep.horizon).then_some(newer),
@@ -52,6 +58,7 @@ mod tests {
             horizon: Lsn(100),
             snapshots: vec![Lsn(50)],
             settled: Lsn::ZERO,
+            expired_ms: 0,
         };
         let kept = |superseded_by| Verdict::Keep { superseded_by };
         let put = |lsn, held, newer: Option<u64>| {
@@ -78,5 +85,13 @@ mod tests {
         assert_eq!(delete(89, None), Verdict::Drop);
         assert_eq!(delete(90, None), kept(None));
         assert_eq!(delete(95, Some(99)), Verdict::Drop);
+
+        let range = |op, held| {
+            let newer = Some(Lsn(70));
+            judge(Lsn(60), op, Witness { held, newer }, &keep, Lsn(90))
+        };
+        assert_eq!(range(Op::DeleteRange, true), kept(None));
+        assert_eq!(range(Op::DeleteRange, false), Verdict::Drop);
+        assert_eq!(range(Op::DropKeyspace, false), kept(None));
     }
 }

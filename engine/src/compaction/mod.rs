@@ -11,13 +11,15 @@ mod judge;
 mod order;
 pub(crate) mod victims;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use self::judge::{Verdict, Witness, judge};
 use self::order::{Collected, Ordered};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Lsn, decode_record};
-use crate::index::{Keep, Source, VersionCursor};
+use crate::format::{Lsn, Op, RecordRef, decode_record};
+use crate::index::{Keep, Ranges, Runs, Source, VersionCursor};
 use crate::log::{Candidate, Kept, Log, Reader, SparseWriter};
 use crate::planted::{Bug, on};
 
@@ -32,6 +34,7 @@ pub(crate) struct Compaction {
     keep: Keep,
     settled: Lsn,
     versions: VersionCursor,
+    ranges: Arc<Ranges>,
     phase: Phase,
     writer: SparseWriter,
     /// Of each key, what a record below this supersedes is gone.
@@ -58,17 +61,12 @@ struct Judged {
 }
 
 impl Compaction {
-    /// Begins to rewrite `victims`, which lie one behind the other. `keep` and `versions` are of
-    /// one moment.
+    /// Begins to rewrite `victims`, which lie one behind the other. `keep` and `runs` are of one
+    /// moment.
     ///
     /// # Errors
     /// `DiskFull`, `Io`, `NotHeld` when the log was cut meanwhile.
-    pub(crate) fn new(
-        log: &Log,
-        victims: Vec<Candidate>,
-        keep: Keep,
-        versions: VersionCursor,
-    ) -> Result<Self> {
+    pub(crate) fn new(log: &Log, victims: Vec<Candidate>, keep: Keep, runs: &Runs) -> Result<Self> {
         let (Some(first), Some(last)) = (victims.first(), victims.last()) else {
             panic!("nothing is to be compacted");
         };
@@ -86,7 +84,8 @@ impl Compaction {
             victims,
             keep,
             settled,
-            versions,
+            versions: runs.cursor(),
+            ranges: runs.ranges().clone(),
             phase: Phase::Collecting {
                 read: 0,
                 reader: None,
@@ -158,8 +157,13 @@ impl Compaction {
                     let (keyspace, op, lsn) = (record.keyspace, record.op, place.lsn);
                     self.judged
                         .turn_to(&mut self.versions, keyspace, record.key)?;
-                    let witness = self.judged.witness(lsn);
-                    match judge(lsn, op, witness, &self.keep, self.settled) {
+                    let witness = self.judged.witness(lsn, &record, &self.ranges);
+                    // One that expired may have become a delete, and have gone like one.
+                    let judged_as = match record.expires_ms {
+                        Some(_) if !witness.held => Op::Delete,
+                        _ => op,
+                    };
+                    match judge(lsn, judged_as, witness, &self.keep, self.settled) {
                         Verdict::Keep {
                             superseded_by: None,
                         } if on(Bug::CompactionLosesNewest) && lsn.0 % 64 == 0 => {}
@@ -238,14 +242,20 @@ impl Judged {
         Ok(())
     }
 
-    fn witness(&self, lsn: Lsn) -> Witness {
+    fn witness(&self, lsn: Lsn, record: &RecordRef<'_>, ranges: &Ranges) -> Witness {
+        if record.op == Op::DeleteRange {
+            let end = Some(record.value).filter(|end| !end.is_empty());
+            return Witness {
+                held: ranges.names(record.keyspace, record.key, end, lsn),
+                newer: None,
+            };
+        }
         let newer = self.versions.partition_point(|version| *version > lsn);
+        let version = newer.checked_sub(1).and_then(|at| self.versions.get(at));
+        let over = ranges.oldest_above(record.keyspace, record.key, lsn);
         Witness {
             held: self.versions.get(newer) == Some(&lsn),
-            newer: newer
-                .checked_sub(1)
-                .and_then(|at| self.versions.get(at))
-                .copied(),
+            newer: version.copied().into_iter().chain(over).min(),
         }
     }
 }

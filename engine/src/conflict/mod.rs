@@ -8,7 +8,7 @@ mod recent;
 mod writes;
 
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 use bytes::Bytes;
 
@@ -76,6 +76,44 @@ impl Span {
                 Bound::Included(upper) | Bound::Excluded(upper),
             ) => lower >= upper,
         }
+    }
+
+    /// The keys from `start` on, and before `end` if there is one.
+    pub(crate) fn between(keyspace: u32, start: &[u8], end: Option<&[u8]>) -> Self {
+        let upper = end.map(Bytes::copy_from_slice);
+        Self {
+            keyspace,
+            lower: Bound::Included(Bytes::copy_from_slice(start)),
+            upper: upper.map_or(Bound::Unbounded, Bound::Excluded),
+        }
+    }
+
+    /// Whether a key is in it.
+    pub(crate) fn contains(&self, keyspace: u32, key: &[u8]) -> bool {
+        keyspace == self.keyspace && RangeBounds::<[u8]>::contains(&self.bounds(), key)
+    }
+
+    /// Where both have keys: their common part begins; `None` when they have none in common.
+    pub(crate) fn meets<'a>(&'a self, other: &'a Self) -> Option<&'a Bound<Bytes>> {
+        let lower = match (&self.lower, &other.lower) {
+            (Bound::Unbounded, lower) | (lower, Bound::Unbounded) => lower,
+            (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => {
+                let ours = a > b || a == b && matches!(self.lower, Bound::Excluded(_));
+                if ours { &self.lower } else { &other.lower }
+            }
+        };
+        let ends_behind = |upper: &Bound<Bytes>| {
+            let common = Self {
+                keyspace: self.keyspace,
+                lower: lower.clone(),
+                upper: upper.clone(),
+            };
+            !common.is_empty()
+        };
+        let meet = self.keyspace == other.keyspace
+            && ends_behind(&self.upper)
+            && ends_behind(&other.upper);
+        meet.then_some(lower)
     }
 
     /// The bounds, as a map asks for them.

@@ -126,13 +126,37 @@ impl ReadSet {
                 both.find_map(|(key, lsn)| lost(*keyspace, (key, *lsn)))
             }
         });
-        of_keys.or_else(|| {
+        let of_spans = || {
             self.spans().find_map(|span| {
                 writes
                     .within(span)
                     .find_map(|entry| lost(span.keyspace, entry))
             })
+        };
+        of_keys.or_else(of_spans).or_else(|| {
+            let newer = writes.ranges().iter().filter(|(_, lsn)| *lsn >= from);
+            newer.into_iter().find_map(|(deleted, lsn)| {
+                let key = self.read_within(deleted)?;
+                let (lsn, key) = (*lsn, Some((deleted.keyspace, key)));
+                Some(LostTo { lsn, key })
+            })
         })
+    }
+
+    /// A key that was read and lies within a range, or where a range that was read meets it.
+    fn read_within(&self, deleted: &Span) -> Option<Bytes> {
+        let keys = self.keys.get(&deleted.keyspace);
+        let mut within = keys
+            .into_iter()
+            .flat_map(|keys| keys.range::<[u8], _>(deleted.bounds()));
+        let of_spans = || {
+            let bound = self.spans().find_map(|span| span.meets(deleted))?;
+            Some(match bound {
+                Bound::Included(key) | Bound::Excluded(key) => key.clone(),
+                Bound::Unbounded => Bytes::new(),
+            })
+        };
+        within.next().cloned().or_else(of_spans)
     }
 }
 

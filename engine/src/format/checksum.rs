@@ -32,6 +32,20 @@ pub(super) fn seal(out: &mut Vec<u8>, start: usize) -> u32 {
     crc32fast::hash(out.get(table_start..).unwrap_or_default())
 }
 
+/// Makes the table of a body that was changed in its place again, and returns the checksum that
+/// stands for the body. `rest` begins with the body, its table behind it.
+pub(super) fn reseal(rest: &mut [u8], body_len: usize) -> u32 {
+    let (body, behind) = rest.split_at_mut(body_len);
+    let table = behind.get_mut(..table_len(body_len)).unwrap_or_default();
+    if table.is_empty() {
+        return crc32fast::hash(body);
+    }
+    for (piece, entry) in body.chunks(PIECE_LEN).zip(table.chunks_mut(4)) {
+        entry.copy_from_slice(&crc32fast::hash(piece).to_le_bytes());
+    }
+    crc32fast::hash(table)
+}
+
 /// Whether `body` and the `table` behind it agree with each other and with `checksum`.
 pub(super) fn holds(body: &[u8], table: &[u8], checksum: u32) -> bool {
     if table.len() != table_len(body.len()) {

@@ -30,8 +30,8 @@ pub use frame::{
 };
 pub use ids::{ClusterId, EpochId, IdFault, Lsn, LsnRange, NodeId, Position, to_usize};
 pub use record::{
-    BatchBuf, BatchRef, Batches, Op, Placed, RecordFault, RecordRef, Records, decode_record,
-    key_of_record,
+    BATCH_HEADER_LEN, BatchBuf, BatchRef, Batches, Op, Placed, RecordFault, RecordRef, Records,
+    decode_record, key_of_record, start_to_expire,
 };
 pub use run::{FrameRun, RunFault};
 pub use segment::{

@@ -8,6 +8,17 @@
 //!          4 body:  op u8, flags u8 (0), key_len u16, value_len u32, keyspace u32, key, value
 //!            piece table, where the body is longer than one piece
 //! ```
+//! What key and value are depends on the operation:
+//!
+//! | op | | key | value |
+//! |---|---|---|---|
+//! | 1 | put | the key | the value |
+//! | 2 | delete | the key | empty |
+//! | 3 | put that expires | the key | log time in ms from which on it has no value (u64), the value
+//! |
+//! | 4 | delete of a range | the first key that goes | the first that stays; empty: none does |
+//! | 5 | drop of the keyspace | empty | empty |
+//!
 //! A record carries its own checksum and its own key, so that one positioned read of one value
 //! proves both that it is undamaged and that it is the value asked for.
 //!
@@ -19,7 +30,8 @@ use super::checksum;
 use super::ids::{Lsn, LsnRange};
 use super::limits::KEY_LEN_MAX;
 
-const BATCH_HEADER_LEN: usize = 8;
+/// Bytes of a batch before its first record.
+pub const BATCH_HEADER_LEN: usize = 8;
 const CHECK_LEN: usize = 4;
 const BODY_HEADER_LEN: usize = 12;
 
@@ -32,7 +44,16 @@ pub enum Op {
     Put = 1,
     /// Takes its value away.
     Delete = 2,
+    /// Takes the values of a range of keys away.
+    DeleteRange = 4,
+    /// Takes the keyspace away, with all keys in it.
+    DropKeyspace = 5,
 }
+
+/// The byte of a put that expires.
+const PUT_EXPIRING: u8 = 3;
+/// Length of the log time before the value of a put that expires.
+const EXPIRY_LEN: usize = 8;
 
 /// Bytes that are not a record, or not a batch.
 #[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
@@ -56,10 +77,13 @@ pub struct RecordRef<'a> {
     pub op: Op,
     /// The keyspace's id.
     pub keyspace: u32,
-    /// The key.
+    /// The key; of a range, the first one that goes.
     pub key: &'a [u8],
-    /// The value; empty for a delete.
+    /// The value; of a range, the first key that stays, or empty where all to the end go; else
+    /// empty.
     pub value: &'a [u8],
+    /// The log time, in milliseconds since 1970, from which on a put has no value any more.
+    pub expires_ms: Option<u64>,
     /// Where the value begins within the record.
     pub value_offset: usize,
     /// Length of the whole record in bytes.
@@ -86,11 +110,6 @@ pub fn decode_record(bytes: &[u8]) -> Result<RecordRef<'_>, RecordFault> {
     if !checksum::holds(body, table, u32::from_le_bytes(*check)) {
         return Err(RecordFault::Checksum);
     }
-    let op = match op {
-        1 => Op::Put,
-        2 if value_len == 0 => Op::Delete,
-        _ => return Err(RecordFault::Field("operation")),
-    };
     if flags != 0 {
         return Err(RecordFault::Field("flag"));
     }
@@ -101,14 +120,60 @@ pub fn decode_record(bytes: &[u8]) -> Result<RecordRef<'_>, RecordFault> {
         .get(BODY_HEADER_LEN..)
         .unwrap_or_default()
         .split_at(key_len);
-    Ok(RecordRef {
-        op,
+    let mut record = RecordRef {
+        op: Op::Put,
         keyspace: u32::from_le_bytes([s0, s1, s2, s3]),
         key,
         value,
+        expires_ms: None,
         value_offset: CHECK_LEN + BODY_HEADER_LEN + key_len,
         len: CHECK_LEN + body_len + table_len,
-    })
+    };
+    match op {
+        1 => {}
+        2 if value.is_empty() => record.op = Op::Delete,
+        PUT_EXPIRING => {
+            let (expires, value) = value.split_first_chunk().ok_or(RecordFault::Short)?;
+            record.expires_ms = Some(u64::from_le_bytes(*expires));
+            record.value = value;
+            record.value_offset += EXPIRY_LEN;
+        }
+        4 if value.len() > KEY_LEN_MAX || !(value.is_empty() || key < value) => {
+            return Err(RecordFault::Field("range"));
+        }
+        4 => record.op = Op::DeleteRange,
+        5 if key.is_empty() && value.is_empty() => record.op = Op::DropKeyspace,
+        _ => return Err(RecordFault::Field("operation")),
+    }
+    Ok(record)
+}
+
+/// Makes the time that a put of [`BatchBuf::push_expiring`] lives into the log time at which it
+/// expires. `batch` is finished; the record begins `offset` bytes into it.
+///
+/// # Panics
+/// When no such record begins there, or this was done before and the sum is over all limits.
+pub fn start_to_expire(batch: &mut [u8], offset: usize, log_ms: u64) {
+    let record = batch
+        .get_mut(offset..)
+        .and_then(|record| record.split_at_mut_checked(CHECK_LEN));
+    let Some((check, rest)) = record else {
+        panic!("no record {offset} bytes into a batch")
+    };
+    let header = rest.first_chunk::<BODY_HEADER_LEN>().copied();
+    let Some([PUT_EXPIRING, _, k0, k1, v0, v1, v2, v3, ..]) = header else {
+        panic!("no put that expires {offset} bytes into a batch")
+    };
+    let key_end = BODY_HEADER_LEN + usize::from(u16::from_le_bytes([k0, k1]));
+    let Some(place) = rest.get_mut(key_end..).and_then(<[u8]>::first_chunk_mut) else {
+        panic!("a put that expires ends within its batch")
+    };
+    *place = u64::from_le_bytes(*place)
+        .saturating_add(log_ms)
+        .to_le_bytes();
+    let body_len = key_end + u32::from_le_bytes([v0, v1, v2, v3]) as usize;
+    let sum = checksum::reseal(rest, body_len);
+    check.copy_from_slice(&sum.to_le_bytes());
 }
 
 /// Keyspace and key of the record at the start of `bytes`, which was checked before.
@@ -143,19 +208,38 @@ impl BatchBuf {
     /// # Panics
     /// When the key or the value is over its limit; the caller has checked both.
     pub fn push(&mut self, op: Op, keyspace: u32, key: &[u8], value: &[u8]) {
+        self.push_parts(op as u8, keyspace, key, [&[], value]);
+    }
+
+    /// Adds a put that expires `ttl_ms` after the log time of its commit, and answers where its
+    /// record begins in the finished batch: for [`start_to_expire`], once that time is known.
+    ///
+    /// # Panics
+    /// As [`BatchBuf::push`].
+    pub fn push_expiring(&mut self, keyspace: u32, key: &[u8], value: &[u8], ttl_ms: u64) -> usize {
+        let offset = self.bytes.len();
+        let ttl = ttl_ms.to_le_bytes();
+        self.push_parts(PUT_EXPIRING, keyspace, key, [&ttl, value]);
+        offset
+    }
+
+    fn push_parts(&mut self, op: u8, keyspace: u32, key: &[u8], value: [&[u8]; 2]) {
         assert!(key.len() <= KEY_LEN_MAX, "a key of {} bytes", key.len());
         let key_len = u16::try_from(key.len()).unwrap_or_else(|_| panic!("checked above"));
-        let value_len = u32::try_from(value.len())
-            .unwrap_or_else(|_| panic!("a value of {} bytes is over every limit", value.len()));
+        let value_len: usize = value.iter().map(|part| part.len()).sum();
+        let value_len = u32::try_from(value_len)
+            .unwrap_or_else(|_| panic!("a value of {value_len} bytes is over every limit"));
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&[0; CHECK_LEN]);
         let body = self.bytes.len();
-        self.bytes.extend_from_slice(&[op as u8, 0]);
+        self.bytes.extend_from_slice(&[op, 0]);
         self.bytes.extend_from_slice(&key_len.to_le_bytes());
         self.bytes.extend_from_slice(&value_len.to_le_bytes());
         self.bytes.extend_from_slice(&keyspace.to_le_bytes());
         self.bytes.extend_from_slice(key);
-        self.bytes.extend_from_slice(value);
+        value
+            .iter()
+            .for_each(|part| self.bytes.extend_from_slice(part));
         let check = checksum::seal(&mut self.bytes, body);
         if let Some(place) = self.bytes.get_mut(start..body) {
             place.copy_from_slice(&check.to_le_bytes());
@@ -413,6 +497,63 @@ mod tests {
             assert_eq!(decode_record(&payload[at..]).unwrap(), placed.record);
             let key = (placed.record.keyspace, placed.record.key);
             assert_eq!(key_of_record(&payload[at..]), Some(key));
+        }
+    }
+
+    #[test]
+    fn a_put_that_expires_is_told_its_log_time_once_that_is_known() {
+        for value in [vec![], vec![3; 9], vec![3; 20_000]] {
+            let mut batch = BatchBuf::default();
+            batch.push(Op::Put, 7, b"a", b"1");
+            let offset = batch.push_expiring(7, b"key", &value, 50);
+            batch.push(Op::Put, 7, b"b", b"2");
+            let mut bytes = batch.finish();
+            start_to_expire(&mut bytes, offset, 1_000);
+            let all: Vec<_> = Records::new(&bytes, Lsn(0), 1)
+                .collect::<Result<_, _>>()
+                .unwrap();
+            let put = all[1].record;
+            assert_eq!(
+                (put.op, put.key, put.value),
+                (Op::Put, &b"key"[..], &*value)
+            );
+            assert_eq!(put.expires_ms, Some(1_050));
+            assert_eq!(&bytes[offset + put.value_offset..][..value.len()], value);
+            assert_eq!(all[2].record.expires_ms, None);
+        }
+    }
+
+    #[test]
+    fn ranges_and_drops_that_no_writer_forms_are_refused() {
+        let decoded = |op, key: &[u8], value: &[u8]| {
+            let mut batch = BatchBuf::default();
+            batch.push(op, 7, key, value);
+            let bytes = batch.finish();
+            decode_record(&bytes[BATCH_HEADER_LEN..]).map(|record| record.op)
+        };
+        let range = Op::DeleteRange;
+        for (key, value) in [
+            (&b"a"[..], &b"b"[..]),
+            (b"a", b"a\0"),
+            (b"", b""),
+            (b"z", b""),
+        ] {
+            assert_eq!(decoded(range, key, value), Ok(range));
+        }
+        let long = vec![9; KEY_LEN_MAX + 1];
+        for (key, value) in [(&b"b"[..], &b"a"[..]), (b"a", b"a"), (b"", &long)] {
+            assert_eq!(decoded(range, key, value), Err(RecordFault::Field("range")));
+        }
+        assert_eq!(decoded(Op::DropKeyspace, b"", b""), Ok(Op::DropKeyspace));
+        for (op, key, value) in [
+            (Op::DropKeyspace, &b"a"[..], &b""[..]),
+            (Op::DropKeyspace, b"", b"1"),
+            (Op::Delete, b"a", b"1"),
+        ] {
+            assert_eq!(
+                decoded(op, key, value),
+                Err(RecordFault::Field("operation"))
+            );
         }
     }
 

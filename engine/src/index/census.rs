@@ -111,6 +111,7 @@ mod tests {
             lsn: Lsn(lsn),
             len,
             op: Op::Put,
+            expires_ms: 0,
         };
         let bases: Arc<[Lsn]> = [0, 100, 200].map(Lsn).into();
         let mut written = Tally::new(bases.clone());

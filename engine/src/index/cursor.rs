@@ -175,7 +175,7 @@ impl Cursor {
                 merged
             }
         };
-        merged.visit(&left, direction, limit, visit)
+        self.index.visit(merged, &left, direction, limit, visit)
     }
 
     /// The next keys from one end, as [`Cursor::fill`], each with memory of its own.

@@ -7,11 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Version;
 use super::census::{Census, Tally};
 use super::levels::{Levels, MergeJob};
-use super::manifest::{DIR, IndexManifest, RunEntry, run_name, run_number};
+use super::manifest::{
+    DIR, IndexManifest, RangesFile, RunEntry, file_number, ranges_name, run_name, run_number,
+};
 use super::merge::{Keep, Merge, Output, Progress, RUN_LEN};
 use super::merged::Merged;
+use super::ranges::Ranges;
 use super::run::{Run, RunWriter};
-use super::source::LevelCursor;
+use super::source::{LevelCursor, Source};
 use super::version::Resume;
 use super::view::{Frozen, Runs};
 use crate::error::{Error, Result};
@@ -137,8 +140,12 @@ impl IndexFiles {
                     .collect()
             })
             .collect::<Result<Vec<Vec<_>>>>()?;
+        let ranges_file = manifest.ranges;
+        let ranges = ranges_file.map(|file| file.load(&*fs)).transpose()?;
         let runs = Runs {
             levels: Levels::new(levels),
+            ranges: Arc::new(ranges.unwrap_or_default()),
+            ranges_file,
             replay: manifest.replay.chain(cluster),
             keyspaces: manifest.keyspaces,
         };
@@ -161,7 +168,7 @@ impl IndexFiles {
     /// `Io`.
     pub(crate) fn empty(fs: Arc<dyn Fs>, cluster: ClusterId, node: NodeId) -> Result<Self> {
         let used = names(&*fs)?;
-        let highest = used.iter().filter_map(|name| run_number(name)).max();
+        let highest = used.iter().filter_map(|name| file_number(name)).max();
         Ok(Self {
             fs,
             cluster,
@@ -192,8 +199,12 @@ impl IndexFiles {
     /// `Io`.
     pub(crate) fn find_unused(&mut self) -> Result<()> {
         let mut unused = names(&*self.fs)?;
-        unused.retain(|name| !self.runs.all().any(|run| run.name() == name));
-        let highest = unused.iter().filter_map(|name| run_number(name)).max();
+        let ranges = self.runs.ranges_file.map(|file| ranges_name(file.number));
+        let is_used = |name: &String| {
+            ranges.as_ref() == Some(name) || self.runs.all().any(|run| run.name() == name)
+        };
+        unused.retain(|name| !is_used(name));
+        let highest = unused.iter().filter_map(|name| file_number(name)).max();
         let behind = highest.map_or(0, |highest| highest + 1);
         self.next_number.fetch_max(behind, Ordering::Relaxed);
         self.unused = unused;
@@ -246,25 +257,98 @@ impl IndexFiles {
         })
     }
 
-    /// Makes what a flush wrote, and the replay point behind it, part of the durable index.
+    /// Makes what a flush wrote, and the replay point behind it, part of the durable index. `keep`
+    /// is asked what must be kept of range deletes, where there are new ones.
     ///
     /// # Errors
     /// `DiskFull`, `Io`. The index is as it was then.
-    pub(crate) fn end_flush(&mut self, flush: &mut Flush) -> Result<()> {
+    pub(crate) fn end_flush(
+        &mut self,
+        flush: &mut Flush,
+        keep: impl FnOnce() -> Keep,
+    ) -> Result<()> {
         let mut levels = self.runs.levels.clone();
         if let Some(writer) = flush.writer.take() {
             let meta = writer.finish()?;
             levels = levels.with_flushed(Arc::new(Run::open(&*self.fs, &flush.name, &meta)?));
         }
-        let runs = Runs {
-            levels,
-            replay: flush.frozen.end,
-            keyspaces: flush.frozen.keyspaces.clone(),
-        };
+        let mut runs = self.runs.with_levels(levels);
+        runs.replay = flush.frozen.end;
+        runs.keyspaces.clone_from(&flush.frozen.keyspaces);
+        let absorbed = flush.frozen.memtable.with_ranges(|ranges| {
+            let mut all = (*self.runs.ranges).clone();
+            all.absorb(ranges);
+            Some(all)
+        });
         let mut census = self.census.clone();
         let superseded = std::mem::take(&mut flush.superseded.tally);
         census.grow(&flush.written, superseded, flush.frozen.end.lsn);
-        self.adopt(runs, self.horizon, census)
+        match absorbed {
+            None => self.adopt(runs, self.horizon, census),
+            Some(mut all) => {
+                let keep = keep();
+                all.compress(&keep);
+                self.adopt_ranges(runs, all, self.horizon.max(keep.horizon), census)
+            }
+        }
+    }
+
+    /// Takes away the range deletes that take nothing away any more. Looks for what they lie over
+    /// in the runs, few entries for each, and keeps those for which that is not enough.
+    ///
+    /// # Errors
+    /// `Corrupt` when a run does not hold, `DiskFull`, `Io`. The index is as it was then.
+    pub(crate) fn purge_ranges(&mut self, keep: &Keep) -> Result<()> {
+        if self.runs.ranges.is_empty() {
+            return Ok(());
+        }
+        let mut left = (*self.runs.ranges).clone();
+        left.compress(keep);
+        if on(Bug::RangeDeleteGone) {
+            left = Ranges::default();
+        }
+        let levels = &self.runs.levels;
+        let below = keep.settled.min(keep.horizon);
+        left.purge(below, |keyspace, start, end, lsn| {
+            holds_older(levels, keyspace, start, end, lsn)
+        })?;
+        if left == *self.runs.ranges {
+            return Ok(());
+        }
+        let runs = self.runs.with_levels(self.runs.levels.clone());
+        let horizon = self.horizon.max(keep.horizon);
+        self.adopt_ranges(runs, left, horizon, self.census.clone())
+    }
+
+    /// [`IndexFiles::adopt`] with other range deletes, which are written out first.
+    fn adopt_ranges(
+        &mut self,
+        mut runs: Runs,
+        ranges: Ranges,
+        horizon: Lsn,
+        census: Census,
+    ) -> Result<()> {
+        self.make_dir()?;
+        let before = self.runs.ranges_file;
+        runs.ranges_file = match ranges.is_empty() {
+            true => None,
+            false => {
+                let number = self.next_number.fetch_add(1, Ordering::Relaxed);
+                let stored = RangesFile::store(&*self.fs, number, &ranges);
+                Some(stored.inspect_err(|_| self.remove(&ranges_name(number)))?)
+            }
+        };
+        let written = runs.ranges_file;
+        runs.ranges = Arc::new(ranges);
+        self.adopt(runs, horizon, census).inspect_err(|_| {
+            if let Some(file) = written {
+                self.remove(&ranges_name(file.number));
+            }
+        })?;
+        if let Some(file) = before {
+            self.remove(&ranges_name(file.number));
+        }
+        Ok(())
     }
 
     /// Begins to merge runs, if any are to be. `keep` is asked what must be kept, `bases` says
@@ -303,8 +387,10 @@ impl IndexFiles {
         let sources = upper.chain([job.lower.clone()]).map(LevelCursor::new);
         let numbers = self.next_number.clone();
         let names = move || run_name(numbers.fetch_add(1, Ordering::Relaxed));
+        let ranges = self.runs.ranges.clone();
         let merge = Merge::new(
             Merged::new(sources.collect()),
+            ranges,
             keep,
             RUN_LEN,
             bases(),
@@ -371,6 +457,7 @@ impl IndexFiles {
             keyspaces: runs.keyspaces.clone(),
             next_number: self.next_number.load(Ordering::Relaxed),
             levels: runs.levels.levels().iter().map(level).collect(),
+            ranges: runs.ranges_file,
         };
         manifest.store(&*self.fs)?;
         (self.runs, self.horizon, self.census) = (Arc::new(runs), horizon, manifest.census);
@@ -433,13 +520,50 @@ impl Merging {
     }
 }
 
-/// The names of all run files, in use or not.
+/// Entries of a run that are looked at for one that a range delete takes away.
+const LOOKED_AT_MAX: usize = 256;
+
+/// Whether the runs may hold a version older than `lsn` among the keys from `start` on and before
+/// `end`.
+fn holds_older(
+    levels: &Levels<Arc<Run>>,
+    keyspace: u32,
+    start: &[u8],
+    end: Option<&[u8]>,
+    lsn: Lsn,
+) -> Result<bool> {
+    let (newest, deeper) = levels.newest_and_deeper();
+    let newest = newest.iter().map(|run| vec![run.clone()]);
+    for level in newest.chain(deeper.iter().cloned()) {
+        if level.iter().all(|run| run.meta().lowest >= lsn) {
+            continue;
+        }
+        let mut cursor = LevelCursor::new(level);
+        cursor.seek(keyspace, start, Lsn(u64::MAX))?;
+        for looked_at in 0.. {
+            let Some(entry) = cursor.entry() else {
+                break;
+            };
+            let behind = entry.keyspace != keyspace || end.is_some_and(|end| entry.key >= end);
+            if behind {
+                break;
+            }
+            if entry.version.lsn < lsn || looked_at == LOOKED_AT_MAX {
+                return Ok(true);
+            }
+            cursor.next()?;
+        }
+    }
+    Ok(false)
+}
+
+/// The names of all files of runs and range deletes, in use or not.
 fn names(fs: &dyn Fs) -> Result<Vec<String>> {
     match fs.list(DIR) {
         Ok(names) => Ok(names
             .iter()
             .map(|name| format!("{DIR}/{name}"))
-            .filter(|name| run_number(name).is_some())
+            .filter(|name| file_number(name).is_some())
             .collect()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(Error::io(format_args!("list {}/{DIR}", fs.place()), error)),

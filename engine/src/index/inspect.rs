@@ -1,6 +1,6 @@
 //! Looking at an index that nobody has open.
 
-use super::manifest::{DIR, IndexManifest, NAME, run_name, run_number};
+use super::manifest::{DIR, IndexManifest, NAME, file_number, ranges_name, run_name};
 use super::run::Run;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{ChainRecord, ClusterId, NodeId};
@@ -47,6 +47,16 @@ pub(crate) fn inspect(fs: &dyn Fs, cluster: ClusterId, node: NodeId) -> Result<I
                 Err(error) => return Err(error),
             }
         }
+        if let Some(file) = manifest.ranges {
+            used.push(file.number);
+            match file.load(fs) {
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Io) => {
+                    found.damage(&ranges_name(file.number), error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
     let names = match fs.list(DIR) {
         Ok(names) => names,
@@ -54,7 +64,7 @@ pub(crate) fn inspect(fs: &dyn Fs, cluster: ClusterId, node: NodeId) -> Result<I
         Err(error) => return Err(Error::io(format_args!("list {}/{DIR}", fs.place()), error)),
     };
     for name in names.iter().map(|name| format!("{DIR}/{name}")) {
-        let unused = run_number(&name).is_some_and(|number| !used.contains(&number));
+        let unused = file_number(&name).is_some_and(|number| !used.contains(&number));
         if unused || name.ends_with(".tmp") {
             let what = "a change of the index was interrupted here";
             found.fault(

@@ -2,13 +2,15 @@
 
 use std::ops::{Bound, Deref};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map::Entry;
+use parking_lot::RwLock;
 
 use super::Version;
 use super::cursor::Direction;
+use super::ranges::Ranges;
 use super::source::{self, Source};
 use super::version::{Place, Probe, Resume, VersionKey};
 use crate::error::Result;
@@ -23,12 +25,18 @@ const NODE_BYTES: usize = size_of::<VersionKey>() + size_of::<Tail>() + 8 + 2 * 
 struct Tail {
     len: u32,
     op: Op,
+    expires_ms: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Memtable {
     versions: SkipMap<VersionKey, Tail>,
     key_bytes: AtomicUsize,
+    ranges: RwLock<Ranges>,
+    /// Positions in `ranges`, so that who reads where there are none takes no lock.
+    range_len: AtomicUsize,
+    /// When the last of the puts expires; 0 if none does.
+    expires_last_ms: AtomicU64,
 }
 
 /// Versions that a cursor reads at first, and at most, before it looks into the memtable again.
@@ -65,11 +73,45 @@ struct Ahead {
 
 impl Memtable {
     pub(super) fn insert(&self, keyspace: u32, key: &[u8], version: Version) {
-        let Version { lsn, len, op } = version;
-        let tail = Tail { len, op };
+        let Version {
+            lsn,
+            len,
+            op,
+            expires_ms,
+        } = version;
+        let tail = Tail {
+            len,
+            op,
+            expires_ms,
+        };
+        if expires_ms != 0 {
+            self.expires_last_ms
+                .fetch_max(expires_ms, Ordering::Relaxed);
+        }
         self.versions
             .insert(VersionKey::new(keyspace, key, lsn), tail);
         self.key_bytes.fetch_add(key.len(), Ordering::Relaxed);
+    }
+
+    /// Adds the range delete at `lsn`.
+    pub(super) fn insert_range(&self, keyspace: u32, start: &[u8], end: Option<&[u8]>, lsn: Lsn) {
+        let mut ranges = self.ranges.write();
+        ranges.insert(keyspace, start, end, lsn);
+        self.range_len.store(ranges.len(), Ordering::Release);
+    }
+
+    /// Asks something of the range deletes, if there are any.
+    #[inline]
+    pub(super) fn with_ranges<T>(&self, ask: impl FnOnce(&Ranges) -> Option<T>) -> Option<T> {
+        if self.range_len.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        ask(&self.ranges.read())
+    }
+
+    /// When the last of the puts expires; 0 if none does.
+    pub(super) fn expires_last_ms(&self) -> u64 {
+        self.expires_last_ms.load(Ordering::Relaxed)
     }
 
     pub(super) fn get(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Version> {
@@ -88,8 +130,14 @@ impl Memtable {
         MemtableCursor::new(self)
     }
 
+    /// Versions of keys.
     pub(super) fn versions(&self) -> usize {
         self.versions.len()
+    }
+
+    /// All that it holds, range deletes counted by their fragments.
+    pub(super) fn len(&self) -> usize {
+        self.versions.len() + self.range_len.load(Ordering::Relaxed)
     }
 
     pub(super) fn memory_bytes(&self) -> usize {
@@ -240,7 +288,16 @@ impl<M: Deref<Target = Memtable>> Source for MemtableCursor<M> {
 }
 
 fn version(node: &Node<'_>) -> Version {
-    let Tail { len, op } = *node.value();
+    let Tail {
+        len,
+        op,
+        expires_ms,
+    } = *node.value();
     let lsn = node.key().lsn();
-    Version { lsn, len, op }
+    Version {
+        lsn,
+        len,
+        op,
+        expires_ms,
+    }
 }

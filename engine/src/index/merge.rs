@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use super::Version;
 use super::census::Tally;
+use super::ranges::Ranges;
 use super::run::{RunMeta, RunWriter};
 use super::source::Source;
 use crate::error::Result;
 use crate::format::limits::KEY_LEN_MAX;
 use crate::format::{Lsn, Op};
 use crate::fs::Fs;
+use crate::planted::{Bug, on};
 
 /// A run is closed behind the first key that makes it as long as this.
 pub(crate) const RUN_LEN: u64 = 8 << 20;
@@ -23,7 +25,8 @@ pub(crate) const RUN_LEN: u64 = 8 << 20;
 /// Positions are those of readers: one at `at` sees, of each key, the newest version whose record
 /// begins below `at`. So a version `v` whose next newer version is `w` is seen at exactly the
 /// positions `v < at ≤ w`, and may go when no reader is at one of them, nor ever will be: when
-/// `w < horizon`, since readers come at the horizon or above it, and no snapshot is among them.
+/// `w < horizon`, since readers come at the horizon or above it, and no snapshot is among them. A
+/// range delete over the key is a newer version like any other.
 #[derive(Clone, Debug)]
 pub(crate) struct Keep {
     /// No reader is below this position but the snapshots that are listed, nor ever will be.
@@ -35,6 +38,9 @@ pub(crate) struct Keep {
     /// value that a replay from the log's beginning would bring back. While the delete is in the
     /// index, whoever compacts the log sees what took the place of such a value.
     pub(crate) settled: Lsn,
+    /// A put that has expired by this log time becomes a delete, where no reader below the horizon
+    /// may see it: log time at the horizon, and a day before.
+    pub(crate) expired_ms: u64,
 }
 
 /// A merge that goes on a step at a time. Holds no thread, no clock and no lock; what it has made
@@ -42,6 +48,8 @@ pub(crate) struct Keep {
 /// [`Merge::made`].
 pub(crate) struct Merge<S> {
     source: S,
+    /// All that lie over the keys of the source.
+    ranges: Arc<Ranges>,
     keep: Keep,
     run_len: u64,
     names: Box<dyn FnMut() -> String + Send>,
@@ -101,6 +109,7 @@ impl<S: Source> Merge<S> {
     /// As the source's moves.
     pub(crate) fn new(
         mut source: S,
+        ranges: Arc<Ranges>,
         keep: Keep,
         run_len: u64,
         bases: Arc<[Lsn]>,
@@ -110,6 +119,7 @@ impl<S: Source> Merge<S> {
         source.first()?;
         Ok(Self {
             source,
+            ranges,
             keep,
             run_len,
             names: Box::new(names),
@@ -155,7 +165,12 @@ impl<S: Source> Merge<S> {
         let Some(entry) = self.source.entry() else {
             return Ok(());
         };
-        let (keyspace, version) = (entry.keyspace, entry.version);
+        let (keyspace, mut version) = (entry.keyspace, entry.version);
+        // What is over the key as a range, if anything is at all.
+        let covered = match self.ranges.is_empty() {
+            true => None,
+            false => self.ranges.oldest_above(keyspace, entry.key, version.lsn),
+        };
         let newer = self
             .before
             .lsn
@@ -180,8 +195,22 @@ impl<S: Source> Merge<S> {
             }
         }
         self.before.lsn = Some(version.lsn);
-        if newer.is_some_and(|newer| !self.keep.is_seen(version.lsn, newer)) {
-            self.dropped.add(version);
+        if self.keep.is_expired(&version) {
+            if on(Bug::ExpiredDropped) {
+                self.dropped.add(version);
+                return Ok(());
+            }
+            (version.op, version.expires_ms) = (Op::Delete, 0);
+        }
+        let next = [newer, covered].into_iter().flatten().min();
+        if next.is_some_and(|next| !self.keep.is_seen(version.lsn, next)) {
+            match newer {
+                Some(_) => self.dropped.add(version),
+                None => self.dropped.settle(version),
+            }
+            return Ok(());
+        }
+        if on(Bug::DeleteGone) && version.op == Op::Delete {
             return Ok(());
         }
         let below_all = newer.is_none() && version.lsn < self.keep.horizon;
@@ -234,7 +263,24 @@ impl Keep {
     /// beginning at `newer`.
     pub(crate) fn is_seen(&self, lsn: Lsn, newer: Lsn) -> bool {
         let above = self.snapshots.partition_point(|at| *at <= lsn);
-        newer >= self.horizon || self.snapshots.get(above).is_some_and(|at| *at <= newer)
+        let by_snapshot = self.snapshots.get(above).is_some_and(|at| *at <= newer);
+        (newer >= self.horizon && !on(Bug::HorizonTooHigh))
+            || (by_snapshot && !on(Bug::SnapshotsForgotten))
+    }
+
+    /// Whether it is a put that has expired for all who read it, now and later, and long enough
+    /// ago.
+    fn is_expired(&self, version: &Version) -> bool {
+        let above = self.snapshots.partition_point(|at| *at <= version.lsn);
+        // A snapshot below the horizon may be from before it expired.
+        let old = self
+            .snapshots
+            .get(above)
+            .is_some_and(|at| *at < self.horizon);
+        version.expires_ms != 0
+            && version.expires_ms <= self.expired_ms
+            && version.lsn < self.horizon
+            && !old
     }
 }
 
@@ -244,10 +290,11 @@ impl Dropped {
         self.record_bytes += u64::from(version.len);
     }
 
-    /// A delete that hides nothing any more, and that nothing took the place of.
-    fn settle(&mut self, delete: Version) {
-        self.add(delete);
-        self.settled.add(delete);
+    /// One that no newer version of its key took the place of: a delete that hides nothing any
+    /// more, or what a range delete took away.
+    fn settle(&mut self, version: Version) {
+        self.add(version);
+        self.settled.add(version);
     }
 }
 

@@ -7,7 +7,7 @@ use super::cursor::Direction;
 use super::source::{Entry, Source};
 use super::{KeyRange, Version};
 use crate::error::Result;
-use crate::format::{Lsn, Op};
+use crate::format::Lsn;
 
 /// Versions of one key that are stepped over before it is searched past instead.
 const STEPS_MAX: usize = 8;
@@ -49,7 +49,7 @@ impl<S: Source> Merged<S> {
     /// # Errors
     /// As the sources' moves.
     pub(crate) fn search(&mut self, range: &KeyRange<&[u8]>, direction: Direction) -> Result<()> {
-        let (keyspace, at) = (range.keyspace, range.at);
+        let (keyspace, at) = (range.keyspace, range.at.lsn);
         match (direction, range.lower, range.upper) {
             (Direction::Forward, Bound::Unbounded, _) => self.seek(keyspace, b"", at),
             (Direction::Forward, Bound::Included(key), _) => self.seek(keyspace, key, at),
@@ -67,7 +67,8 @@ impl<S: Source> Merged<S> {
         }
     }
 
-    /// Visits at most `limit` keys that have a value in `range`, from its place on, which
+    /// Visits at most `limit` keys of `range` whose newest version there is a value by what `shows`
+    /// says, from its place on, which
     /// [`Merged::search`] or an earlier visit of the same direction has left it at. The far end of
     /// the range may have come nearer meanwhile.
     ///
@@ -78,11 +79,12 @@ impl<S: Source> Merged<S> {
         range: &KeyRange<&[u8]>,
         direction: Direction,
         limit: usize,
+        shows: &dyn Fn(&[u8], &Version) -> bool,
         visit: &mut dyn FnMut(&[u8], Version),
     ) -> Result<()> {
         match direction {
-            Direction::Forward => self.forward(range, limit, visit),
-            Direction::Reverse => self.reverse(range, limit, visit),
+            Direction::Forward => self.forward(range, limit, shows, visit),
+            Direction::Reverse => self.reverse(range, limit, shows, visit),
         }
     }
 
@@ -90,9 +92,10 @@ impl<S: Source> Merged<S> {
         &mut self,
         range: &KeyRange<&[u8]>,
         limit: usize,
+        shows: &dyn Fn(&[u8], &Version) -> bool,
         visit: &mut dyn FnMut(&[u8], Version),
     ) -> Result<()> {
-        let (keyspace, at) = (range.keyspace, range.at);
+        let (keyspace, at) = (range.keyspace, range.at.lsn);
         let mut key = std::mem::take(&mut self.key);
         let mut visited = 0;
         while visited < limit
@@ -107,7 +110,7 @@ impl<S: Source> Merged<S> {
                 self.pass(keyspace, &key, at)?;
                 continue;
             }
-            if found.op == Op::Put {
+            if shows(&key, &found) {
                 visit(&key, found);
                 visited += 1;
             }
@@ -121,9 +124,10 @@ impl<S: Source> Merged<S> {
         &mut self,
         range: &KeyRange<&[u8]>,
         limit: usize,
+        shows: &dyn Fn(&[u8], &Version) -> bool,
         visit: &mut dyn FnMut(&[u8], Version),
     ) -> Result<()> {
-        let (keyspace, at) = (range.keyspace, range.at);
+        let (keyspace, at) = (range.keyspace, range.at.lsn);
         let mut key = std::mem::take(&mut self.key);
         let mut visited = 0;
         while visited < limit
@@ -134,7 +138,7 @@ impl<S: Source> Merged<S> {
             key.extend_from_slice(oldest.key);
             let found = self.newest_backwards(keyspace, &key, at)?;
             if let Some(version) = found
-                && version.op == Op::Put
+                && shows(&key, &version)
             {
                 visit(&key, version);
                 visited += 1;

@@ -21,6 +21,7 @@ mod manifest;
 mod memtable;
 mod merge;
 mod merged;
+mod ranges;
 mod run;
 mod source;
 #[cfg(test)]
@@ -31,11 +32,13 @@ mod view;
 use std::ops::Bound;
 
 use crate::format::{Lsn, Op};
+use crate::planted::{Bug, on};
 
 pub(crate) use self::cursor::{Cursor, Direction, Found, Portion};
 pub(crate) use self::files::{Flush, IndexFiles, Merging, Which};
 pub(crate) use self::inspect::{forget, inspect};
 pub(crate) use self::merge::Keep;
+pub(crate) use self::ranges::Ranges;
 pub(crate) use self::source::Source;
 pub(crate) use self::view::{Frozen, Index, Runs, VersionCursor};
 
@@ -46,8 +49,39 @@ pub(crate) struct Version {
     pub(crate) lsn: Lsn,
     /// Length of the whole record in bytes.
     pub(crate) len: u32,
-    /// What it did to the key.
+    /// What it did to the key: a put or a delete.
     pub(crate) op: Op,
+    /// The log time from which on a put has no value any more; 0 for one that does not expire.
+    pub(crate) expires_ms: u64,
+}
+
+/// Where a reader stands.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Moment {
+    /// Records at or above this position do not exist for the reader.
+    pub(crate) lsn: Lsn,
+    /// Log time there, by which puts have expired or not.
+    pub(crate) log_ms: u64,
+}
+
+impl Version {
+    /// The delete of a key by the range delete at `lsn`.
+    pub(crate) const fn range_delete(lsn: Lsn) -> Self {
+        Self {
+            lsn,
+            len: 0,
+            op: Op::Delete,
+            expires_ms: 0,
+        }
+    }
+
+    /// Whether the key has this value at the log time `log_ms`.
+    #[inline]
+    pub(crate) fn is_put_at(&self, log_ms: u64) -> bool {
+        let late = u64::from(on(Bug::ExpiryLate));
+        self.op == Op::Put
+            && (self.expires_ms == 0 || self.expires_ms > log_ms.saturating_sub(late))
+    }
 }
 
 /// A range of keys in one keyspace, as it looked at one position.
@@ -56,6 +90,6 @@ pub(crate) struct KeyRange<K> {
     pub(crate) keyspace: u32,
     pub(crate) lower: Bound<K>,
     pub(crate) upper: Bound<K>,
-    /// Versions at or above this position do not exist for the reader.
-    pub(crate) at: Lsn,
+    /// Where the reader stands.
+    pub(crate) at: Moment,
 }

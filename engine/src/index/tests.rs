@@ -41,12 +41,22 @@ fn build(writes: &[(u32, Vec<u8>, bool)]) -> (Arc<Index>, Model) {
     for (number, (keyspace, key, put)) in (1..).zip(writes) {
         let op = if *put { Op::Put } else { Op::Delete };
         let (lsn, len) = (Lsn(number * 10), 20);
-        let version = Version { lsn, len, op };
+        let version = Version {
+            lsn,
+            len,
+            op,
+            expires_ms: 0,
+        };
         index.insert(*keyspace, key, version);
         let versions = model.entry((*keyspace, key.clone())).or_default();
         versions.push(version);
     }
     (Arc::new(index), model)
+}
+
+fn at_lsn(lsn: u64) -> Moment {
+    let (lsn, log_ms) = (Lsn(lsn), 0);
+    Moment { lsn, log_ms }
 }
 
 /// An index of nothing.
@@ -77,7 +87,7 @@ fn expected(model: &Model, range: &KeyRange<Bytes>) -> Vec<(Bytes, Version)> {
         .iter()
         .filter(|((keyspace, key), _)| *keyspace == range.keyspace && within(key))
         .filter_map(|((_, key), versions)| {
-            let version = newest(versions, range.at)?;
+            let version = newest(versions, range.at.lsn)?;
             (version.op == Op::Put).then(|| (Bytes::from(key.clone()), version))
         })
         .collect()
@@ -114,7 +124,7 @@ proptest! {
     ) {
         let (index, model) = build(&writes);
         let (lower, upper) = (lower.map(Bytes::from), upper.map(Bytes::from));
-        let range = KeyRange { keyspace, lower, upper, at: Lsn(at) };
+        let range = KeyRange { keyspace, lower, upper, at: at_lsn(at) };
         let expected = expected(&model, &range);
 
         let all = |direction| {
@@ -152,6 +162,7 @@ fn many_versions_of_one_key_are_searched_past_in_both_directions() {
                 lsn: Lsn(lsn),
                 len,
                 op,
+                expires_ms: 0,
             },
         );
     };
@@ -165,7 +176,7 @@ fn many_versions_of_one_key_are_searched_past_in_both_directions() {
             keyspace: 1,
             lower,
             upper,
-            at: Lsn(at),
+            at: at_lsn(at),
         };
         let mut forward = Cursor::new(index.clone(), range.clone())
             .take(Direction::Forward, 9)
@@ -188,6 +199,7 @@ fn memory_is_counted_with_the_keys() {
         lsn: Lsn(88),
         len: 30,
         op: Op::Put,
+        expires_ms: 0,
     };
     index.insert(1, &[7; 1000], version);
     let one = index.memory_bytes();

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use super::Version;
 use super::levels::Levels;
+use super::manifest::RangesFile;
 use super::memtable::{Memtable, MemtableCursor};
 use super::merged::Merged;
+use super::ranges::Ranges;
 use super::run::{Run, RunCursor};
 use super::source::{Entry, LevelCursor, Source};
+use super::{Direction, KeyRange, Moment, Version};
 use crate::error::Result;
-use crate::format::{Chain, ClusterId, KeyspaceRecord, Lsn};
+use crate::format::{Chain, ClusterId, Lsn};
+use crate::keyspace::Made;
 
 /// The versions of all keys of all keyspaces, as one reader sees them. Only its newest memtable
 /// grows.
@@ -31,17 +34,20 @@ pub(crate) struct Frozen {
     /// Where it ends: the replay point once it is written out.
     pub(crate) end: Chain,
     /// The keyspaces that the log makes below that.
-    pub(super) keyspaces: Vec<KeyspaceRecord>,
+    pub(super) keyspaces: Vec<Made>,
 }
 
 /// The runs on the disk, opened, and the replay point that they reach.
 #[derive(Debug)]
 pub(crate) struct Runs {
     pub(super) levels: Levels<Arc<Run>>,
+    pub(super) ranges: Arc<Ranges>,
+    /// The file of `ranges`, unless they are none.
+    pub(super) ranges_file: Option<RangesFile>,
     /// The replay point.
     pub(crate) replay: Chain,
     /// The keyspaces that the log makes below it.
-    pub(crate) keyspaces: Vec<KeyspaceRecord>,
+    pub(crate) keyspaces: Vec<Made>,
 }
 
 /// A place among the versions of all runs.
@@ -57,12 +63,19 @@ impl Index {
         }
     }
 
+    /// Adds the range delete at `lsn`, of the keys from `start` on and before `end`. Adding the
+    /// same one again changes nothing.
+    pub(crate) fn insert_range(&self, keyspace: u32, start: &[u8], end: Option<&[u8]>, lsn: Lsn) {
+        self.memtable.insert_range(keyspace, start, end, lsn);
+    }
+
     /// Adds a version. Inserting the same one again changes nothing.
     pub(crate) fn insert(&self, keyspace: u32, key: &[u8], version: Version) {
         self.memtable.insert(keyspace, key, version);
     }
 
-    /// The newest version of `key` below `at`, a delete included.
+    /// The newest version of `key` below `at`, a delete included. Where a range delete over the key
+    /// is newer, that is the version.
     ///
     /// # Errors
     /// `Corrupt` when a run does not hold, `Io`.
@@ -71,13 +84,55 @@ impl Index {
         if found.is_some() {
             return Ok(found);
         }
-        self.runs.get(keyspace, key, at)
+        let found = self.runs.get(keyspace, key, at)?;
+        if self.runs.ranges.is_empty() {
+            return Ok(found);
+        }
+        let covered = self.runs.ranges.newest_below(keyspace, key, at);
+        Ok(newer(found, covered))
     }
 
     /// The same, if it was written since the newest run.
     pub(crate) fn get_in_memory(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Version> {
         let mut memtables = self.memtables();
-        memtables.find_map(|memtable| memtable.get(keyspace, key, at))
+        let found = memtables.find_map(|memtable| memtable.get(keyspace, key, at));
+        newer(found, self.range_in_memory(keyspace, key, at))
+    }
+
+    /// The newest range delete over `key` below `at` that was written since the newest run.
+    #[inline]
+    fn range_in_memory(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Lsn> {
+        // Those of a newer part are newer.
+        let mut memtables = self.memtables();
+        memtables.find_map(|memtable| {
+            memtable.with_ranges(|ranges| ranges.newest_below(keyspace, key, at))
+        })
+    }
+
+    /// The newest range delete over `key` below `at`.
+    #[inline]
+    fn range_below(&self, keyspace: u32, key: &[u8], at: Lsn) -> Option<Lsn> {
+        match self.range_in_memory(keyspace, key, at) {
+            None if self.runs.ranges.is_empty() => None,
+            None => self.runs.ranges.newest_below(keyspace, key, at),
+            newest => newest,
+        }
+    }
+
+    /// When the last of all puts expires; 0 if none does.
+    pub(crate) fn expires_last_ms(&self) -> u64 {
+        let memory = self.memtables().map(Memtable::expires_last_ms);
+        let disk = self.runs.all().map(|run| run.meta().expires_last_ms);
+        memory.chain(disk).max().unwrap_or_default()
+    }
+
+    /// Whether a range delete of this keyspace is held.
+    fn has_ranges(&self, keyspace: u32) -> bool {
+        let has = |ranges: &Ranges| ranges.has(keyspace).then_some(());
+        self.runs.ranges.has(keyspace)
+            || self
+                .memtables()
+                .any(|memtable| memtable.with_ranges(has).is_some())
     }
 
     /// A cursor over all versions, at none of them.
@@ -94,6 +149,29 @@ impl Index {
             Part::Level(LevelCursor::new(Level { runs, number }))
         });
         Merged::new(memtables.chain(newest).chain(deeper).collect())
+    }
+
+    /// Visits at most `limit` keys of `range` that have a value there, from where `merged`, which
+    /// is a cursor over these versions, was left.
+    pub(super) fn visit(
+        &self,
+        merged: &mut Merged<Part>,
+        range: &KeyRange<&[u8]>,
+        direction: Direction,
+        limit: usize,
+        visit: &mut dyn FnMut(&[u8], Version),
+    ) -> Result<()> {
+        let Moment { lsn, log_ms } = range.at;
+        let keyspace = range.keyspace;
+        if !self.has_ranges(keyspace) {
+            let shows = |_: &[u8], version: &Version| version.is_put_at(log_ms);
+            return merged.visit(range, direction, limit, &shows, visit);
+        }
+        let shows = |key: &[u8], version: &Version| {
+            let covered = || self.range_below(keyspace, key, lsn);
+            version.is_put_at(log_ms) && covered().is_none_or(|lsn| lsn < version.lsn)
+        };
+        merged.visit(range, direction, limit, &shows, visit)
     }
 
     /// The memtables, the newest first.
@@ -113,7 +191,7 @@ impl Index {
     }
 
     /// The same versions, with an empty memtable over the one that ends at `end`.
-    pub(crate) fn freeze(&self, end: Chain, keyspaces: Vec<KeyspaceRecord>) -> Self {
+    pub(crate) fn freeze(&self, end: Chain, keyspaces: Vec<Made>) -> Self {
         let memtable = self.memtable.clone();
         let newest = Arc::new(Frozen {
             memtable,
@@ -146,9 +224,9 @@ impl Index {
         }
     }
 
-    /// Versions in the memtable that grows.
-    pub(crate) fn memtable_versions(&self) -> usize {
-        self.memtable.versions()
+    /// Versions in the memtable that grows, range deletes counted by their fragments.
+    pub(crate) fn memtable_len(&self) -> usize {
+        self.memtable.len()
     }
 
     /// Versions held, deletes included.
@@ -221,11 +299,19 @@ impl Source for Part {
     }
 }
 
+/// The newer one of a version of a key and of a range delete over it.
+fn newer(found: Option<Version>, covered: Option<Lsn>) -> Option<Version> {
+    let newer = covered.filter(|lsn| found.is_none_or(|found| found.lsn < *lsn));
+    newer.map(Version::range_delete).or(found)
+}
+
 impl Runs {
     /// None, at the beginning of the log.
     pub(crate) fn none(cluster: ClusterId) -> Self {
         Self {
             levels: Levels::default(),
+            ranges: Arc::default(),
+            ranges_file: None,
             replay: Chain::origin(cluster),
             keyspaces: Vec::new(),
         }
@@ -235,9 +321,16 @@ impl Runs {
     pub(super) fn with_levels(&self, levels: Levels<Arc<Run>>) -> Self {
         Self {
             levels,
+            ranges: self.ranges.clone(),
+            ranges_file: self.ranges_file,
             replay: self.replay,
             keyspaces: self.keyspaces.clone(),
         }
+    }
+
+    /// The range deletes over their keys.
+    pub(crate) const fn ranges(&self) -> &Arc<Ranges> {
+        &self.ranges
     }
 
     /// Bytes of their files.

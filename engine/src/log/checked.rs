@@ -5,6 +5,7 @@
 
 use super::commit::Pending;
 use super::{Log, LogState};
+use crate::batch::Needs;
 use crate::conflict::{ReadSet, Recent, Writes};
 use crate::error::{Error, Result};
 use crate::format::Lsn;
@@ -20,12 +21,23 @@ pub(crate) struct Check {
 /// A batch as encoded, with what it stands on, if that must still hold.
 pub(crate) struct Draft {
     pub(crate) batch: Vec<u8>,
+    pub(crate) needs: Needs,
     pub(crate) check: Option<Box<Check>>,
+}
+
+impl From<(Vec<u8>, Needs)> for Draft {
+    fn from((batch, needs): (Vec<u8>, Needs)) -> Self {
+        Self {
+            batch,
+            needs,
+            check: None,
+        }
+    }
 }
 
 impl From<Vec<u8>> for Draft {
     fn from(batch: Vec<u8>) -> Self {
-        Self { batch, check: None }
+        Self::from((batch, Needs::default()))
     }
 }
 

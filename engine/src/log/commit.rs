@@ -17,8 +17,11 @@ use super::pipeline::{Pipeline, Place};
 use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
 use super::writer::Writer;
 use super::{FrameSink, Log, LogState};
+use crate::batch::Needs;
 use crate::error::{CommitError, Error, ErrorKind, Result};
-use crate::format::{FRAME_HEADER_LEN, FrameHeader, FrameKind, Lsn, encoded_frame_len};
+use crate::format::{
+    BATCH_HEADER_LEN, FRAME_HEADER_LEN, FrameHeader, FrameKind, Lsn, encoded_frame_len,
+};
 use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 use crate::receipt::Receipt;
@@ -50,6 +53,7 @@ pub(super) struct Pending {
     pub(super) bytes: Vec<u8>,
     /// What must hold for it to get into a frame.
     pub(super) check: Option<Box<Check>>,
+    needs: Needs,
     level: Level,
     waiter: Option<Arc<Waiter>>,
     /// Its place in the pipeline that it belongs to, if any.
@@ -61,6 +65,18 @@ impl Pending {
     /// `Skipped` when a commit before it in its pipeline has failed.
     pub(super) fn in_place(&self) -> Result<()> {
         self.place.as_ref().map_or(Ok(()), Place::check)
+    }
+
+    /// # Errors
+    /// Why it must not get into a frame whatever else is in it.
+    fn may_be_formed(&self) -> Result<()> {
+        self.in_place()?;
+        self.needs.check()
+    }
+
+    /// Whether it has a frame of its own.
+    fn is_alone(&self) -> bool {
+        self.kind != FrameKind::Batches || self.needs.drops.is_some()
     }
 
     /// Counts it as failed for those behind it in its pipeline.
@@ -135,6 +151,7 @@ impl Log {
             kind: FrameKind::Batches,
             bytes: draft.batch,
             check: draft.check,
+            needs: draft.needs,
             level: options.level,
             waiter: Some(waiter.clone()),
             place: place.clone(),
@@ -164,6 +181,7 @@ impl Log {
             kind: FrameKind::Batches,
             bytes: draft.batch,
             check: draft.check,
+            needs: draft.needs,
             level: options.level,
             waiter: Some(waiter.clone()),
             place: None,
@@ -190,6 +208,7 @@ impl Log {
             kind: FrameKind::Watermark,
             bytes: Vec::new(),
             check: None,
+            needs: Needs::default(),
             level: Level::Local,
             waiter: None,
             place: None,
@@ -213,6 +232,7 @@ impl Log {
             kind,
             bytes: draft.batch,
             check: draft.check,
+            needs: draft.needs,
             level: options.level,
             waiter: Some(waiter.clone()),
             place: None,
@@ -350,14 +370,15 @@ impl Log {
         }
     }
 
-    /// The next group: the longest run of batches that fits in one frame, or one control record.
+    /// The next group: the longest run of batches that fits in one frame, or one control record, or
+    /// one batch that drops a keyspace: what comes behind that is checked against it.
     fn take_group(&self) -> Vec<Pending> {
         let mut queue = self.queue.lock();
         let mut len = 0;
         let mut count = 0;
         for pending in &queue.waiting {
             len += pending.bytes.len();
-            let alone = pending.kind != FrameKind::Batches;
+            let alone = pending.is_alone();
             if count > 0 && (alone || len > self.batch_len_max()) {
                 break;
             }
@@ -377,11 +398,11 @@ impl Log {
         group: Vec<Pending>,
         finished: &mut Finished,
     ) -> Option<Formed> {
-        let group = in_place(group, finished);
+        let group = may_be_formed(group, finished);
         let kind = group.first()?.kind;
         let first_batch = writer.chain.lsn.advance(FRAME_HEADER_LEN as u64);
         let Judged {
-            kept: group,
+            kept: mut group,
             lost,
             writes,
         } = judge(group, &mut writer.recent, first_batch);
@@ -420,6 +441,10 @@ impl Log {
         let mut fields = writer.fields(self, kind, batches);
         fields.first_in_segment = first_in_segment;
         let before = writer.chain;
+        let log_ms = fields.log_ms.max(before.log_ms);
+        for pending in group.iter_mut().filter(|pending| pending.needs.expires()) {
+            pending.needs.start(&mut pending.bytes, log_ms);
+        }
         let frame = writer
             .chain
             .form(fields, group.iter().map(|pending| &*pending.bytes));
@@ -433,6 +458,10 @@ impl Log {
         let mut lsn = header.payload_lsn();
         let mut receipts = Vec::with_capacity(group.len());
         for (commit, pending) in (header.first_commit..).zip(group) {
+            if let Some(keyspace) = &pending.needs.drops {
+                // Whatever is formed behind this meets it.
+                keyspace.mark_dropped(lsn.advance(BATCH_HEADER_LEN as u64));
+            }
             lsn = lsn.advance(pending.bytes.len() as u64);
             // A control record is durable with its frame, and has no number of its own.
             let end = if kind == FrameKind::Batches {
@@ -500,15 +529,16 @@ impl Log {
     }
 }
 
-/// Those of a group behind which no commit of their pipeline has failed. Groups are formed one at a
-/// time and in the order of the queue, so what came before has its fate by now.
-fn in_place(group: Vec<Pending>, finished: &mut Finished) -> Vec<Pending> {
-    if group.iter().all(|pending| pending.in_place().is_ok()) {
+/// Those of a group before which no commit of their pipeline has failed, and whose keyspaces are
+/// there. Groups are formed one at a time and in the order of the queue, so what came before has
+/// its fate by now.
+fn may_be_formed(group: Vec<Pending>, finished: &mut Finished) -> Vec<Pending> {
+    if group.iter().all(|pending| pending.may_be_formed().is_ok()) {
         return group;
     }
     let mut kept = Vec::with_capacity(group.len());
     for pending in group {
-        match pending.in_place() {
+        match pending.may_be_formed() {
             Ok(()) => kept.push(pending),
             Err(error) => pending.fail(&error, finished),
         }

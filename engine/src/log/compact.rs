@@ -206,7 +206,7 @@ impl SparseWriter {
         self.table.entry(lsn, short(self.header.records_len));
         self.waiting.extend_from_slice(bytes);
         self.header.records_len += bytes.len() as u64;
-        if op == Op::Delete {
+        if matches!(op, Op::Delete | Op::DeleteRange) {
             self.header.deletes_len += bytes.len() as u64;
         }
     }

@@ -43,8 +43,10 @@ impl Log {
         self.note_mark().inspect_err(|error| self.poison(error))?;
         let record = self.next_epoch(&writer.chain, reason, note, raise_term)?;
         let mut fields = writer.fields(self, FrameKind::Epoch, 0);
-        writer.log_base = (fields.wall_ms.max(writer.chain.log_ms), self.now_ns());
-        fields.log_ms = fields.wall_ms;
+        writer.log_base = self.time_base(&writer, fields.wall_ms);
+        fields.log_ms = writer
+            .log_base
+            .log_ms(fields.wall_ms, self.now_ns(), writer.chain.log_ms);
         let mut history = self.history();
         history.push(record.clone()).map_err(|fault| {
             Error::new(

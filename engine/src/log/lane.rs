@@ -213,7 +213,7 @@ impl Log {
         });
         let own = self.work_step();
         let own = self.lane.trouble.lock().outcome("background work", own);
-        let rests = [self.mark_step(), own, others];
+        let rests = [self.mark_step(), self.time_step(), own, others];
         rests.into_iter().flatten().min()
     }
 

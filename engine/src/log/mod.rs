@@ -38,6 +38,7 @@ mod segment;
 mod settle;
 mod sparse;
 mod survey;
+mod time;
 mod waiter;
 mod walk;
 mod writer;
@@ -93,6 +94,7 @@ pub use repair::{
 };
 pub(crate) use segment::damage_hint;
 pub(crate) use sparse::Sparse;
+pub use time::HeldLogTime;
 pub use waiter::CommitFuture;
 
 /// What a log may do at the moment.
@@ -144,6 +146,9 @@ pub struct LogView {
 pub(crate) trait FrameSink: Send + Sync {
     /// Called once for each frame, in order, before `visible` covers it.
     fn apply(&self, header: &FrameHeader, frame: &Bytes);
+
+    /// Whether some put has yet to expire, so that log time must go on while nobody commits.
+    fn has_expiring(&self) -> bool;
 }
 
 /// One node's log.
@@ -281,6 +286,17 @@ impl Log {
     /// is lost here, and not torn.
     pub(crate) fn note_peer_holds(&self, lsn: Lsn) {
         *self.peer_holds.lock() = Some(lsn);
+    }
+
+    /// What the wall clock shows.
+    pub(crate) fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
+    /// A log time that the log had reached at `lsn`: that at the beginning of its segment.
+    pub(crate) fn log_ms_before(&self, lsn: Lsn) -> u64 {
+        let piece = self.segments.piece(lsn);
+        piece.map_or(0, |piece| piece.start().log_ms)
     }
 
     /// What recovery found, and what it did.

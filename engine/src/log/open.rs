@@ -203,7 +203,7 @@ impl Log {
                 chain,
                 active: None,
                 recent: Recent::default(),
-                log_base: (0, 0),
+                log_base: super::time::Base::default(),
                 unsettled,
             })),
             entropy: Mutex::new(Arc::new(SystemEntropy)),

@@ -33,6 +33,10 @@ struct Seen {
 }
 
 impl FrameSink for Seen {
+    fn has_expiring(&self) -> bool {
+        false
+    }
+
     fn apply(&self, header: &FrameHeader, frame: &Bytes) {
         self.frames.lock().push((header.lsn, header.kind));
         if header.kind != FrameKind::Batches {

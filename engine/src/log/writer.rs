@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::blocks::BlockWriter;
 use super::lane::Reserve;
 use super::segment::{Segment, file_name};
+use super::time::Base;
 use super::{Log, LogState};
 use crate::config::WriteMode;
 use crate::conflict::Recent;
@@ -30,8 +31,8 @@ pub(super) struct Writer {
     pub(super) active: Option<Active>,
     /// What transactions are checked against.
     pub(super) recent: Recent,
-    /// Log time counts from here: the wall clock at the start of the epoch, and the monotonic one.
-    pub(super) log_base: (u64, u64),
+    /// What log time counts from.
+    pub(super) log_base: Base,
     /// What recovery still has to do before anything is written.
     pub(super) unsettled: Option<super::settle::Unsettled>,
 }
@@ -46,16 +47,14 @@ impl Writer {
     /// Fields of a frame that this node forms now.
     pub(super) fn fields(&self, log: &Log, kind: FrameKind, batches: u32) -> FrameFields {
         let wall_ms = log.clock.wall_ms();
-        let (base_ms, base_ns) = self.log_base;
-        // Log time follows the wall clock but never runs ahead of the monotonic one by more than a
-        // second, so that a jump of the clock cannot age what two buildings hold.
-        let ceiling = base_ms + log.now_ns().saturating_sub(base_ns) / 1_000_000 + 1_000;
         FrameFields {
             kind,
             first_in_segment: false,
             batches,
             wall_ms,
-            log_ms: wall_ms.min(ceiling),
+            log_ms: self
+                .log_base
+                .log_ms(wall_ms, log.now_ns(), self.chain.log_ms),
             visible: log.cell.visible().max(self.visible_floor()),
             watermark: if on(Bug::WatermarkAtZero) {
                 Lsn::ZERO

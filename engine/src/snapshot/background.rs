@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 use super::{Range, Snapshot};
 use crate::error::Result;
-use crate::format::Op;
 use crate::fs::is_resident;
 use crate::keyspace::Keyspace;
 use crate::record;
@@ -95,7 +94,7 @@ impl Snapshot {
     /// The value of `key`, if all that tells it lies in memory; `None` when that is not known.
     fn get_resident(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Option<Bytes>>> {
         let shared = self.shared();
-        shared.state.catalogue.tag().check(keyspace)?;
+        self.check_tag(keyspace)?;
         let index = shared.state.index();
         self.check_age()?;
         let found = match index.get_in_memory(keyspace.id(), key, self.lsn()) {
@@ -106,7 +105,7 @@ impl Snapshot {
             }
             None => return Ok(None),
         };
-        let Some(version) = found.filter(|version| version.op == Op::Put) else {
+        let Some(version) = found.filter(|version| version.is_put_at(self.log_ms())) else {
             return Ok(Some(None));
         };
         if !shared.log.has_mapped(version.lsn) {

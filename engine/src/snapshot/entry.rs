@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Snapshot;
 use crate::error::Result;
-use crate::format::{Lsn, Op};
+use crate::format::Lsn;
 use crate::keyspace::Keyspace;
 use crate::record;
 
@@ -29,12 +29,12 @@ impl Snapshot {
 
     fn entry_of(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Entry>> {
         let shared = self.shared();
-        shared.state.catalogue.tag().check(keyspace)?;
+        self.check_tag(keyspace)?;
         let index = shared.state.index();
         self.check_age()?;
         shared.log.counters().gets.add(1);
         let found = index.get(keyspace.id(), key, self.lsn())?;
-        let Some(version) = found.filter(|version| version.op == Op::Put) else {
+        let Some(version) = found.filter(|version| version.is_put_at(self.log_ms())) else {
             return Ok(None);
         };
         let bytes = record::read(&shared.log, version)?;

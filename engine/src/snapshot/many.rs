@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::Snapshot;
 use crate::error::Result;
-use crate::format::Op;
 use crate::keyspace::Keyspace;
 use crate::record;
 
@@ -33,7 +32,7 @@ impl Snapshot {
 
     fn values_of(&self, keyspace: &Keyspace, keys: &[&[u8]]) -> Result<Vec<Option<Bytes>>> {
         let shared = self.shared();
-        shared.state.catalogue.tag().check(keyspace)?;
+        self.check_tag(keyspace)?;
         let index = shared.state.index();
         self.check_age()?;
         shared.log.counters().gets.add(keys.len() as u64);
@@ -44,7 +43,7 @@ impl Snapshot {
             let version = index.get(keyspace.id(), key, self.lsn())?;
             found.extend(
                 version
-                    .filter(|version| version.op == Op::Put)
+                    .filter(|version| version.is_put_at(self.log_ms()))
                     .map(|version| (version, place, key)),
             );
         }

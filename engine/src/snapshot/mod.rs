@@ -17,8 +17,9 @@ use self::open::Place;
 pub(crate) use self::open::Register;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{Lsn, Op};
-use crate::index::{Cursor, Index, KeyRange};
+use crate::index::{Cursor, Index, KeyRange, Moment, Version};
 use crate::keyspace::Keyspace;
+use crate::planted::{Bug, on};
 use crate::record;
 use crate::store::Shared;
 
@@ -40,22 +41,54 @@ pub struct Snapshot {
 struct Pin {
     shared: Arc<Shared>,
     place: Place,
+    /// Log time there.
+    log_ms: u64,
     /// From when on it is too old, by the monotonic clock.
     ends: Option<Duration>,
 }
 
-impl Snapshot {
-    /// A snapshot at the position that `at` answers with.
-    pub(crate) fn new(shared: Arc<Shared>, at: impl FnOnce() -> Lsn) -> Self {
+impl Pin {
+    /// A pin at the position that `at` answers with, without its log time.
+    fn new(shared: Arc<Shared>, at: impl FnOnce() -> Lsn) -> Self {
         let now = shared.log.now();
         let place = shared.snapshots.enter(now, at);
         let ends = shared.snapshots.ends(now);
-        let pin = Arc::new(Pin {
+        Self {
             shared,
             place,
+            log_ms: 0,
             ends,
-        });
-        Self { pin }
+        }
+    }
+}
+
+impl Snapshot {
+    /// A snapshot at what is visible now.
+    pub(crate) fn newest(shared: Arc<Shared>) -> Self {
+        loop {
+            let mut pin = Pin::new(shared.clone(), || shared.log.visible());
+            // Without it, this was overtaken: by now more is visible.
+            if let Some(log_ms) = shared.log_ms_at(pin.place.at) {
+                pin.log_ms = log_ms;
+                let pin = Arc::new(pin);
+                return Self { pin };
+            }
+        }
+    }
+
+    /// A snapshot at `lsn`, which is pinned before `log_ms` is asked for the log time there.
+    ///
+    /// # Errors
+    /// Those of `log_ms`.
+    pub(crate) fn at(
+        shared: Arc<Shared>,
+        lsn: Lsn,
+        log_ms: impl FnOnce() -> Result<u64>,
+    ) -> Result<Self> {
+        let mut pin = Pin::new(shared, || lsn);
+        pin.log_ms = log_ms()?;
+        let pin = Arc::new(pin);
+        Ok(Self { pin })
     }
 
     /// Asked after the index was taken and before it is used: what it holds was then not given up.
@@ -92,16 +125,22 @@ impl Snapshot {
         self.pin.place.at
     }
 
+    /// Log time there, in milliseconds since 1970: what has expired by then has no value here.
+    #[must_use]
+    pub fn log_ms(&self) -> u64 {
+        self.pin.log_ms
+    }
+
     /// The value of `key`, or `None` if it has none here.
     ///
     /// # Errors
     /// `Corrupt` when the record does not hold, `Io` when it cannot be read, `NoKeyspace` when the
-    /// keyspace is another store's, `SnapshotTooOld`.
+    /// keyspace is another store's, or was dropped before this position, `SnapshotTooOld`.
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         let shared = self.shared();
         let index = shared.state.index();
         self.check_age()?;
-        let found = shared.get_in(&index, keyspace, key.as_ref(), self.lsn());
+        let found = shared.get_in(&index, keyspace, key.as_ref(), self.moment());
         found.map_err(|error| self.of_age(error))
     }
 
@@ -109,14 +148,15 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Corrupt` when the index does not hold, `Io`, `NoKeyspace` when the keyspace is another
-    /// store's.
+    /// store's, or was dropped before this position.
     pub fn contains_key(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         let Shared { state, .. } = &*self.pin.shared;
-        state.catalogue.tag().check(keyspace)?;
+        let Moment { lsn, log_ms } = self.moment();
+        state.catalogue.tag().check_at(keyspace, lsn)?;
         let index = state.index();
         self.check_age()?;
-        let version = index.get(keyspace.id(), key.as_ref(), self.lsn())?;
-        Ok(version.is_some_and(|version| version.op == Op::Put))
+        let version = index.get(keyspace.id(), key.as_ref(), lsn)?;
+        Ok(version.is_some_and(|version| version.is_put_at(log_ms)))
     }
 
     /// All keys of a keyspace with their values, from either end.
@@ -166,10 +206,25 @@ impl Snapshot {
             keyspace: keyspace.id(),
             lower,
             upper,
-            at: self.lsn(),
+            at: self.moment(),
         };
-        let foreign = self.pin.shared.state.catalogue.tag().check(keyspace).err();
-        Range::new(self.clone(), Cursor::new(index, range), foreign)
+        let refused = self.check_tag(keyspace).err();
+        Range::new(self.clone(), Cursor::new(index, range), refused)
+    }
+
+    /// Where it stands.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            lsn: self.lsn(),
+            log_ms: self.log_ms(),
+        }
+    }
+
+    /// # Errors
+    /// `NoKeyspace` when it is another store's, or was dropped before this position.
+    fn check_tag(&self, keyspace: &Keyspace) -> Result<()> {
+        let catalogue = &self.shared().state.catalogue;
+        catalogue.tag().check_at(keyspace, self.lsn())
     }
 
     fn shared(&self) -> &Shared {
@@ -190,23 +245,61 @@ impl Drop for Pin {
 }
 
 impl Shared {
-    /// The value of `key` at position `at`, as `index` tells.
+    /// The value of `key` at position `at`, which is pinned, as `index` tells.
     pub(crate) fn get_in(
         &self,
         index: &Index,
         keyspace: &Keyspace,
         key: &[u8],
-        at: Lsn,
+        at: Moment,
     ) -> Result<Option<Bytes>> {
-        self.state.catalogue.tag().check(keyspace)?;
+        self.state.catalogue.tag().check_at(keyspace, at.lsn)?;
         self.log.counters().gets.add(1);
-        let found = index.get(keyspace.id(), key, at)?;
-        let Some(version) = found.filter(|version| version.op == Op::Put) else {
-            return Ok(None);
-        };
+        let found = index.get(keyspace.id(), key, at.lsn)?;
+        match found.filter(|version| version.is_put_at(at.log_ms)) {
+            Some(version) => self.value_of(keyspace, key, version).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The newest visible value of `key`.
+    pub(crate) fn get_newest(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Bytes>> {
+        loop {
+            // The index first: what is given up in it meanwhile is not given up in this view of it.
+            let index = self.state.index();
+            let visible = self.log.visible();
+            self.state.catalogue.tag().check_at(keyspace, visible)?;
+            self.log.counters().gets.add(1);
+            let found = index.get(keyspace.id(), key, visible)?;
+            let Some(version) = found.filter(|version| version.op == Op::Put) else {
+                return Ok(None);
+            };
+            let log_ms = match version.expires_ms {
+                0 => Some(0),
+                _ => self.log_ms_at(visible),
+            };
+            // `None` when this was overtaken: by now more is visible.
+            if let Some(log_ms) = log_ms {
+                let live = version.is_put_at(log_ms).then_some(version);
+                return live
+                    .map(|version| self.value_of(keyspace, key, version))
+                    .transpose();
+            }
+        }
+    }
+
+    /// Log time at a position that is or was visible; `None` far below what is.
+    fn log_ms_at(&self, lsn: Lsn) -> Option<u64> {
+        if on(Bug::ExpiryByWallClock) {
+            return Some(self.log.wall_ms());
+        }
+        self.state.log_ms_at(lsn)
+    }
+
+    fn value_of(&self, keyspace: &Keyspace, key: &[u8], version: Version) -> Result<Bytes> {
         let bytes = record::read(&self.log, version)?;
         let (_, value) = record::verify(&self.log, &bytes, keyspace.id(), key, version.lsn)?;
-        Ok(Some(value))
+        Ok(value)
     }
 }
 

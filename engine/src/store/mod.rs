@@ -10,6 +10,7 @@ mod replication;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
+mod times;
 mod upkeep;
 mod write;
 

@@ -21,10 +21,7 @@ impl Store {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
-        // The index first: what is given up in it meanwhile is not given up in this view of it.
-        let index = self.shared.state.index();
-        let visible = self.log().visible();
-        self.shared.get_in(&index, keyspace, key.as_ref(), visible)
+        self.shared.get_newest(keyspace, key.as_ref())
     }
 
     /// The newest visible values of `keys`, all of one moment, in their order. Quicker than one
@@ -86,8 +83,7 @@ impl Store {
     /// The state as it is visible now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let shared = self.shared.clone();
-        Snapshot::new(shared, || self.log().visible())
+        Snapshot::newest(self.shared.clone())
     }
 
     /// The state at an earlier position: the end of a batch (a receipt's LSN) or of a frame.
@@ -99,8 +95,11 @@ impl Store {
     /// `NotHeld` above what is visible or within a batch (there was no such state), and further
     /// back than states are kept; `Corrupt`, `Io`.
     pub fn snapshot_at(&self, lsn: Lsn) -> Result<Snapshot> {
-        let shared = self.shared.clone();
-        let snapshot = Snapshot::new(shared, || lsn);
+        Snapshot::at(self.shared.clone(), lsn, || self.log_ms_at(lsn))
+    }
+
+    /// Log time at a position at which there is a state.
+    fn log_ms_at(&self, lsn: Lsn) -> Result<u64> {
         let visible = self.log().visible();
         if lsn > visible {
             let message = format!(
@@ -117,10 +116,12 @@ impl Store {
             );
             return Err(Error::new(ErrorKind::NotHeld, message));
         }
-        if lsn != visible {
-            boundary_at(self.log(), lsn)?;
+        if lsn == visible
+            && let Some(log_ms) = self.shared.state.log_ms_at(lsn)
+        {
+            return Ok(log_ms);
         }
-        Ok(snapshot)
+        boundary_at(self.log(), lsn).map(|boundary| boundary.log_ms)
     }
 
     /// Snapshots that are open, with the ranges that read from them.

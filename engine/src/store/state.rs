@@ -1,14 +1,17 @@
 //! The state that the log describes, and the one function by which it grows.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::times::Times;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, RecordRef, Records,
+    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Op, RecordRef,
+    Records,
 };
 use crate::index::{Frozen, Index, Runs, Version};
 use crate::keyspace::{Catalogue, StoreTag};
@@ -37,6 +40,7 @@ pub(crate) struct State {
     chains: Mutex<Chains>,
     end: AtomicU64,
     freeze_after: FreezeAfter,
+    times: RwLock<Times>,
     /// Told after a memtable was frozen.
     on_freeze: OnceLock<Box<dyn Fn() + Send + Sync>>,
     /// Why no further frame can be applied.
@@ -53,8 +57,8 @@ impl State {
     /// The state at the replay point of `runs`.
     pub(super) fn new(runs: Arc<Runs>, tag: StoreTag, freeze_after: FreezeAfter) -> Result<Self> {
         let catalogue = Catalogue::new(tag);
-        for record in &runs.keyspaces {
-            catalogue.learn(record.clone())?;
+        for made in &runs.keyspaces {
+            catalogue.take_up(made)?;
         }
         let next = runs.replay;
         let memtable_from = next.lsn;
@@ -67,6 +71,7 @@ impl State {
             }),
             end: AtomicU64::new(next.lsn.0),
             freeze_after,
+            times: RwLock::new(Times::new(next.lsn, next.log_ms)),
             on_freeze: OnceLock::new(),
             fault: Mutex::new(None),
         })
@@ -75,6 +80,18 @@ impl State {
     /// The versions of all keys. Who holds the answer reads on from it, whatever comes after.
     pub(crate) fn index(&self) -> Arc<Index> {
         self.index.read().clone()
+    }
+
+    /// Log time at a position up to which frames were applied, in milliseconds; `None` for one that
+    /// lies so far back that it is not known any more.
+    pub(crate) fn log_ms_at(&self, lsn: Lsn) -> Option<u64> {
+        self.times.read().at(lsn)
+    }
+
+    /// Whether some put has yet to expire, as of the newest log time.
+    pub(crate) fn has_expiring(&self) -> bool {
+        let log_ms = self.chains.lock().next.log_ms;
+        self.index().expires_last_ms() > log_ms
     }
 
     /// Up to where frames were applied.
@@ -95,6 +112,7 @@ impl State {
     pub(super) fn replace(&self, fresh: Self) {
         let mut chains = self.chains.lock();
         *self.index.write() = fresh.index.into_inner();
+        *self.times.write() = fresh.times.into_inner();
         self.catalogue.replace(fresh.catalogue);
         *chains = fresh.chains.into_inner();
         self.end.store(chains.next.lsn.0, Ordering::Release);
@@ -118,12 +136,8 @@ impl State {
         let catalogue = self.catalogue.copy();
         while let Some(run) = cursor.next_up_to(end, RUN_LEN)? {
             for (header, frame) in run.frames() {
-                if header.kind == FrameKind::Keyspace
-                    && let Ok(record) = KeyspaceRecord::decode(header.payload(&frame))
-                {
-                    // One that cannot be applied stops the state where it lies, and not here.
-                    let _ = catalogue.learn(record);
-                }
+                // One that cannot be applied stops the state where it lies, and not here.
+                let _ = try_on(&catalogue, header, header.payload(&frame));
             }
         }
         Ok(catalogue)
@@ -153,6 +167,7 @@ impl State {
             *self.fault.lock() = Some(error.duplicate());
         })?;
         chains.next = chains.next.after(header, epoch.as_ref());
+        self.times.write().push(header.lsn, header.log_ms);
         self.end.store(header.end().0, Ordering::Release);
         self.freeze_if_full(chains);
         Ok(())
@@ -160,7 +175,7 @@ impl State {
 
     fn freeze_if_full(&self, mut chains: MutexGuard<'_, Chains>) {
         let log_bytes = chains.next.lsn.bytes_since(chains.memtable_from);
-        let full = self.index().memtable_versions() >= self.freeze_after.entries
+        let full = self.index().memtable_len() >= self.freeze_after.entries
             || log_bytes >= self.freeze_after.log_bytes;
         if full {
             self.freeze_at(&mut chains);
@@ -185,20 +200,32 @@ impl State {
             "a stretch is applied where the state ends"
         );
         let index = self.index();
+        // What makes and drops keyspaces, by position: in the file it is apart, and by key.
+        let mut of_keyspaces = BTreeMap::new();
         log.visit_sparse(sparse, &mut |kept| {
             match kept {
-                Kept::Record(lsn, _, record) => insert(&index, lsn, &record),
+                Kept::Record(lsn, _, record) if record.op == Op::DropKeyspace => {
+                    of_keyspaces.insert(lsn, Err(record.keyspace));
+                }
+                Kept::Record(lsn, _, record) => self.add_record(&index, lsn, &record)?,
                 Kept::Control(lsn, FrameKind::Keyspace, payload) => {
                     let record = KeyspaceRecord::decode(payload).map_err(|fault| {
                         let message = format!("the keyspace record at {lsn}: {fault}");
                         Error::new(ErrorKind::Corrupt, message)
                     })?;
-                    self.catalogue.learn(record)?;
+                    of_keyspaces.insert(lsn, Ok(record));
                 }
                 Kept::Control(..) => {}
             }
             Ok(())
         })?;
+        for (lsn, of_keyspace) in of_keyspaces {
+            match of_keyspace {
+                Ok(made) => self.catalogue.learn(made)?,
+                Err(dropped) => self.drop_keyspace(&index, lsn, dropped)?,
+            }
+        }
+        self.times.write().push(start, end.log_ms);
         chains.next = end.chain(chains.next.cluster);
         self.end.store(end.lsn.0, Ordering::Release);
         self.freeze_if_full(chains);
@@ -214,7 +241,7 @@ impl State {
         if chains.memtable_from == chains.next.lsn {
             return;
         }
-        let keyspaces = self.catalogue.records();
+        let keyspaces = self.catalogue.made();
         let mut index = self.index.write();
         *index = Arc::new(index.freeze(chains.next, keyspaces));
         chains.memtable_from = chains.next.lsn;
@@ -223,6 +250,10 @@ impl State {
     /// Takes other runs for those that it has. They hold what `written` holds, if it is given, and
     /// else the same as before.
     pub(super) fn set_runs(&self, runs: Arc<Runs>, written: Option<&Arc<Frozen>>) {
+        if let Some(written) = written {
+            // Readers are further on, or will be once they look again.
+            self.times.write().forget_below(written.end.lsn);
+        }
         let mut index = self.index.write();
         *index = Arc::new(index.with_runs(runs, written));
     }
@@ -238,7 +269,7 @@ impl State {
                     if on(Bug::HalfBatch) && placed.lsn.0 % 64 == 0 {
                         break;
                     }
-                    insert(&index, placed.lsn, &placed.record);
+                    self.add_record(&index, placed.lsn, &placed.record)?;
                 }
                 Ok(None)
             }
@@ -256,16 +287,35 @@ impl State {
             FrameKind::Watermark | FrameKind::Protection => Ok(None),
         }
     }
-}
 
-fn insert(index: &Index, lsn: Lsn, record: &RecordRef<'_>) {
-    let version = Version {
-        lsn,
-        len: u32::try_from(record.len)
-            .unwrap_or_else(|_| panic!("a record of {} bytes", record.len)),
-        op: record.op,
-    };
-    index.insert(record.keyspace, record.key, version);
+    fn add_record(&self, index: &Index, lsn: Lsn, record: &RecordRef<'_>) -> Result<()> {
+        match record.op {
+            Op::Put | Op::Delete => {
+                let version = Version {
+                    lsn,
+                    len: u32::try_from(record.len)
+                        .unwrap_or_else(|_| panic!("a record of {} bytes", record.len)),
+                    op: record.op,
+                    expires_ms: record.expires_ms.map_or(0, |expires_ms| expires_ms.max(1)),
+                };
+                index.insert(record.keyspace, record.key, version);
+            }
+            Op::DeleteRange => {
+                let end = Some(record.value).filter(|end| !end.is_empty());
+                index.insert_range(record.keyspace, record.key, end, lsn);
+            }
+            Op::DropKeyspace => self.drop_keyspace(index, lsn, record.keyspace)?,
+        }
+        Ok(())
+    }
+
+    fn drop_keyspace(&self, index: &Index, lsn: Lsn, id: u32) -> Result<()> {
+        self.catalogue.forget(id, lsn)?.mark_dropped(lsn);
+        if !on(Bug::DropKeepsKeys) {
+            index.insert_range(id, &[], None, lsn);
+        }
+        Ok(())
+    }
 }
 
 /// A writer's own frames. They were formed here, so one that does not hold is a bug.
@@ -274,6 +324,10 @@ impl FrameSink for State {
         if let Err(error) = Self::apply(self, header, frame) {
             panic!("formed a frame that cannot be applied: {error}: {header:?}");
         }
+    }
+
+    fn has_expiring(&self) -> bool {
+        Self::has_expiring(self)
     }
 }
 
@@ -291,21 +345,17 @@ pub(super) fn check_payloads(
     let mut made = None;
     for (header, frame) in run.frames() {
         let payload = header.payload(&frame);
-        let fault = match header.kind {
-            FrameKind::Batches => Records::new(payload, header.payload_lsn(), header.batches)
-                .find_map(Result::err)
-                .map(|fault| fault.to_string()),
-            FrameKind::Keyspace => match KeyspaceRecord::decode(payload) {
-                Ok(record) => {
-                    let made = match &made {
-                        Some(made) => made,
-                        None => made.insert(catalogue()?),
-                    };
-                    made.learn(record).err().map(|error| error.to_string())
-                }
-                Err(fault) => Some(fault.to_string()),
-            },
-            FrameKind::Epoch | FrameKind::Watermark | FrameKind::Protection => None,
+        let fault = if changes_keyspaces(header, payload) {
+            let made = match &made {
+                Some(made) => made,
+                None => made.insert(catalogue()?),
+            };
+            try_on(made, header, payload).err()
+        } else if header.kind == FrameKind::Batches {
+            let mut records = Records::new(payload, header.payload_lsn(), header.batches);
+            records.find_map(Result::err).map(|fault| fault.to_string())
+        } else {
+            None
         };
         if let Some(fault) = fault {
             let message = format!(
@@ -317,6 +367,37 @@ pub(super) fn check_payloads(
         }
     }
     Ok(())
+}
+
+/// Whether a frame makes or drops a keyspace. A batch that drops one has a frame of its own.
+fn changes_keyspaces(header: &FrameHeader, payload: &[u8]) -> bool {
+    let drops = || {
+        let mut records = Records::new(payload, header.payload_lsn(), header.batches);
+        let first = records.next().and_then(Result::ok);
+        first.is_some_and(|placed| placed.record.op == Op::DropKeyspace)
+    };
+    header.kind == FrameKind::Keyspace || header.kind == FrameKind::Batches && drops()
+}
+
+/// Takes the keyspaces that a frame makes or drops up in a catalogue that nobody has handles of.
+fn try_on(catalogue: &Catalogue, header: &FrameHeader, payload: &[u8]) -> Result<(), String> {
+    match header.kind {
+        FrameKind::Keyspace => {
+            let record = KeyspaceRecord::decode(payload).map_err(|fault| fault.to_string())?;
+            catalogue.learn(record).map_err(|error| error.to_string())
+        }
+        FrameKind::Batches => {
+            for placed in Records::new(payload, header.payload_lsn(), header.batches) {
+                let placed = placed.map_err(|fault| fault.to_string())?;
+                if placed.record.op == Op::DropKeyspace {
+                    let dropped = catalogue.forget(placed.record.keyspace, placed.lsn);
+                    dropped.map_err(|error| error.to_string())?;
+                }
+            }
+            Ok(())
+        }
+        FrameKind::Epoch | FrameKind::Watermark | FrameKind::Protection => Ok(()),
+    }
 }
 
 fn corrupt(header: &FrameHeader, fault: &dyn std::fmt::Display) -> Error {

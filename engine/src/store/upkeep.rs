@@ -29,6 +29,8 @@ const MERGE_STEP_BYTES: u64 = 256 << 10;
 const REST: Duration = Duration::from_millis(2);
 /// Memtables that wait before whoever filled the last one helps to write them out.
 const WAITING_MAX: usize = 4;
+/// How long a put has to have expired, in log time, to become a delete: a day.
+const EXPIRED_FOR_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Bytes of pieces that are compacted as one, in segments.
 const INPUT_SEGMENTS: u64 = 4;
@@ -210,6 +212,7 @@ impl Upkeep {
             } else {
                 settled
             },
+            expired_ms: self.log_ms_before(horizon).saturating_sub(EXPIRED_FOR_MS),
         }
     }
 
@@ -236,6 +239,14 @@ impl Upkeep {
     }
 }
 
+impl Upkeep {
+    /// A log time that the position has, or has passed.
+    fn log_ms_before(&self, lsn: Lsn) -> u64 {
+        let of_log = || self.log.upgrade().map_or(0, |log| log.log_ms_before(lsn));
+        self.state.log_ms_at(lsn).unwrap_or_else(of_log)
+    }
+}
+
 impl Work {
     /// Writes some of a memtable out; `false` when none may be.
     fn flush(&mut self, upkeep: &Upkeep, log: &Log) -> Result<bool> {
@@ -248,7 +259,7 @@ impl Work {
         };
         let done = flush.step(FLUSH_STEP_LEN).and_then(|all| {
             if all {
-                self.files.end_flush(&mut flush)?;
+                self.files.end_flush(&mut flush, || upkeep.keep(log))?;
             }
             Ok(all)
         });
@@ -297,6 +308,8 @@ impl Work {
             Ok(None) => self.merging = Some(merging),
             Ok(Some(output)) => {
                 log.counters().merges.add(1);
+                // What was merged without the versions that they take away.
+                self.files.purge_ranges(&upkeep.keep(log))?;
                 upkeep.state.set_runs(self.files.runs().clone(), None);
                 tracing::debug!(?output.dropped, "runs were merged");
             }
@@ -373,7 +386,7 @@ impl Work {
         let mut keep = upkeep.keep(log);
         // What the runs do not know yet, nothing is given up for.
         keep.horizon = keep.horizon.min(runs.replay.lsn);
-        Compaction::new(log, victims, keep, runs.cursor()).map(Some)
+        Compaction::new(log, victims, keep, runs).map(Some)
     }
 
     fn give_up(&mut self, log: Option<&Log>) {

@@ -5,7 +5,7 @@ use crate::batch::Batch;
 use crate::error::{CommitError, Error, ErrorKind, Result};
 use crate::format::{EpochReason, EpochRecord, FrameKind};
 use crate::keyspace::Keyspace;
-use crate::log::{CommitFuture, CommitOptions, Group, LogState, Pipeline};
+use crate::log::{CommitFuture, CommitOptions, Group, HeldLogTime, LogState, Pipeline};
 use crate::receipt::Receipt;
 
 impl Store {
@@ -54,6 +54,57 @@ impl Store {
         }
     }
 
+    /// Log time, if it stands still: since this node began to write, because its wall clock was
+    /// further ahead of the log than [`Config::log_time_ahead_max`](crate::Config) allows while
+    /// puts waited to expire. Nothing expires meanwhile.
+    #[must_use]
+    pub fn held_log_time(&self) -> Option<HeldLogTime> {
+        self.log().held_log_time()
+    }
+
+    /// Says that this node's wall clock is right, so that log time goes on from there: what has
+    /// expired by then is gone at once. Changes nothing where log time does not stand still.
+    ///
+    /// # Errors
+    /// Those of a commit.
+    pub fn confirm_log_time(&self) -> Result<()> {
+        self.log().confirm_log_time()
+    }
+
+    /// Drops a keyspace: all keys in it go, as by one [`Batch::delete_range`] over all of it, and
+    /// it takes no writes from then on. Its name is free, and asking for it makes a new, empty
+    /// keyspace with another id. Snapshots from before the receipt's position go on showing what it
+    /// held; every other use of its handles fails with `NoKeyspace`.
+    ///
+    /// It is a commit of its own, and waits for what `options` asks like any other.
+    ///
+    /// ```
+    /// # use outlast_engine::{Batch, CommitOptions, ErrorKind, Store};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::open_in_memory()?;
+    /// let drafts = store.keyspace("drafts")?;
+    /// let mut batch = Batch::new();
+    /// batch.put(&drafts, "1", "…")?;
+    /// store.commit(batch, CommitOptions::default())?;
+    /// store.drop_keyspace(&drafts, CommitOptions::default())?;
+    /// assert_eq!(store.get(&drafts, "1").unwrap_err().kind(), ErrorKind::NoKeyspace);
+    /// assert!(store.get(&store.keyspace("drafts")?, "1")?.is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; `Failed` of kind `NoKeyspace` when it was dropped already, or is
+    /// another store's.
+    pub fn drop_keyspace(
+        &self,
+        keyspace: &Keyspace,
+        options: CommitOptions,
+    ) -> Result<Receipt, CommitError> {
+        self.shared.state.catalogue.tag().check(keyspace)?;
+        self.log().commit(Batch::drop_keyspace(keyspace), options)
+    }
+
     /// The keyspace of this name, if there is one; makes none.
     ///
     /// # Errors
@@ -63,7 +114,8 @@ impl Store {
         catalogue.by_name(name).ok_or_else(|| missing(name))
     }
 
-    /// All keyspaces that this node has applied, in the order in which they were made.
+    /// All keyspaces that this node has applied and that are not dropped, in the order in which
+    /// they were made.
     #[must_use]
     pub fn keyspaces(&self) -> Vec<Keyspace> {
         self.shared.state.catalogue.all()
@@ -73,8 +125,9 @@ impl Store {
     ///
     /// # Errors
     /// [`CommitError::Failed`] when nothing of it was written and never will be (of kind `Limit`:
-    /// it is too long for this store's segments; `NotWriter`, `Fenced`, `DiskFull`, `Poisoned`,
-    /// `Closed`, `Timeout`). [`CommitError::Unknown`] when it may appear: check the receipt later.
+    /// it is too long for this store's segments; `NoKeyspace`: one of its keyspaces was dropped;
+    /// `NotWriter`, `Fenced`, `DiskFull`, `Poisoned`, `Closed`, `Timeout`).
+    /// [`CommitError::Unknown`] when it may appear: check the receipt later.
     pub fn commit(&self, batch: Batch, options: CommitOptions) -> Result<Receipt, CommitError> {
         let tag = self.shared.state.catalogue.tag();
         let bytes = batch.finish(tag).map_err(CommitError::Failed)?;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -25,6 +26,7 @@ use crate::store::{Shared, Store};
 
 pub use self::compare::{Compared, Expected};
 pub use self::retry::TransactOptions;
+use self::scan::Hidden;
 pub use self::scan::{TransactionKeys, TransactionRange};
 
 /// Reads of one position, and writes that go by them. Begun by [`Store::transaction`].
@@ -37,7 +39,8 @@ pub use self::scan::{TransactionKeys, TransactionRange};
 ///
 /// Nothing is locked: it costs nobody anything to keep one open, but that its position is kept
 /// readable, and to drop one is to give it up. One that only reads need not be committed at all:
-/// what it read is the state at [`Transaction::lsn`].
+/// what it read is the state at [`Transaction::lsn`]. That a value expires is no write: what has
+/// one at that position has one for the whole transaction.
 ///
 /// ```
 /// # use outlast_engine::{CommitError, ErrorKind, Store};
@@ -66,8 +69,27 @@ pub struct Transaction {
     own: Own,
 }
 
-/// What a transaction has written so far, by keyspace; no value for a delete.
-type Own = BTreeMap<u32, BTreeMap<Bytes, Option<Bytes>>>;
+/// What a transaction has written so far.
+#[derive(Default)]
+struct Own {
+    /// By keyspace; no value for a delete.
+    keys: BTreeMap<u32, BTreeMap<Bytes, Option<Bytes>>>,
+    /// Ranges that it deleted. What it has put into them before is a delete among the keys.
+    ranges: Vec<Span>,
+}
+
+impl Own {
+    /// What was written to a key; `None` if nothing was.
+    fn get(&self, keyspace: u32, key: &[u8]) -> Option<Option<Bytes>> {
+        let written = self.keys.get(&keyspace).and_then(|own| own.get(key));
+        let deleted = || {
+            self.ranges
+                .iter()
+                .any(|range| range.contains(keyspace, key))
+        };
+        written.cloned().or_else(|| deleted().then_some(None))
+    }
+}
 
 impl Store {
     /// Begins a transaction on the state as it is visible now.
@@ -77,7 +99,7 @@ impl Store {
             snapshot: self.snapshot(),
             reads: Arc::default(),
             batch: Batch::new(),
-            own: Own::new(),
+            own: Own::default(),
         }
     }
 }
@@ -215,6 +237,52 @@ impl Transaction {
         Ok(())
     }
 
+    /// Gives `key` the value `value` for as long as `ttl`, as [`Batch::put_with_ttl`] does: counted
+    /// from the commit on.
+    ///
+    /// # Errors
+    /// As [`Batch::put`].
+    pub fn put_with_ttl(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+        ttl: Duration,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        self.shared().state.catalogue.tag().check(keyspace)?;
+        self.batch.put_with_ttl(keyspace, key, value, ttl)?;
+        let value = Bytes::copy_from_slice(value);
+        self.note_written(keyspace, key, Some(value));
+        Ok(())
+    }
+
+    /// Takes the values of all keys within `bounds` away, as [`Batch::delete_range`] does. That is
+    /// no read of them.
+    ///
+    /// # Errors
+    /// As [`Batch::delete_range`].
+    pub fn delete_range<K: AsRef<[u8]>>(
+        &mut self,
+        keyspace: &Keyspace,
+        bounds: impl RangeBounds<K>,
+    ) -> Result<()> {
+        let own = |bound: Bound<&K>| bound.map(|key| Bytes::copy_from_slice(key.as_ref()));
+        let (lower, upper) = (own(bounds.start_bound()), own(bounds.end_bound()));
+        self.delete_between(keyspace, lower, upper)
+    }
+
+    /// Takes the values of all keys that begin with `prefix` away, as
+    /// [`Transaction::delete_range`] does.
+    ///
+    /// # Errors
+    /// As [`Batch::delete_range`].
+    pub fn delete_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<()> {
+        let prefix = prefix.as_ref();
+        let lower = Bound::Included(Bytes::copy_from_slice(prefix));
+        self.delete_between(keyspace, lower, behind_prefix(prefix))
+    }
+
     /// Takes the value of `key` away, if it has one.
     ///
     /// # Errors
@@ -296,21 +364,25 @@ impl Transaction {
         let reads = std::mem::take(&mut *reads.lock());
         let draft = || {
             let shared = &store.shared;
-            let batch = batch.finish(shared.state.catalogue.tag())?;
+            let (batch, needs) = batch.finish(shared.state.catalogue.tag())?;
             reads.require_complete()?;
             if reads.is_empty() {
-                return Ok(Draft::from(batch));
+                return Ok(Draft::from((batch, needs)));
             }
             // Before the position is taken: from here on nothing gets into the log but what this
             // node forms.
             shared.log.require_writing()?;
             let from = shared.applied_end();
-            let unchanged = validate::unchanged(shared, &reads, snapshot.lsn(), from);
+            let unchanged = validate::unchanged(shared, &reads, snapshot.moment(), from);
             // What tells of a change may be gone too.
             snapshot.check_age()?;
             unchanged?;
             let check = Some(Box::new(Check { reads, from }));
-            Ok(Draft { batch, check })
+            Ok(Draft {
+                batch,
+                needs,
+                check,
+            })
         };
         let draft = draft();
         (store, draft)
@@ -325,15 +397,38 @@ impl Transaction {
     /// What the transaction itself has written to a key. If nothing, the key counts as read.
     fn written(&self, keyspace: &Keyspace, key: &[u8]) -> Result<Option<Option<Bytes>>> {
         self.shared().state.catalogue.tag().check(keyspace)?;
-        let written = self.own.get(&keyspace.id()).and_then(|own| own.get(key));
+        let written = self.own.get(keyspace.id(), key);
         if written.is_none() {
             self.reads.lock().add_key(keyspace.id(), key)?;
         }
-        Ok(written.cloned())
+        Ok(written)
+    }
+
+    fn delete_between(
+        &mut self,
+        keyspace: &Keyspace,
+        lower: Bound<Bytes>,
+        upper: Bound<Bytes>,
+    ) -> Result<()> {
+        self.shared().state.catalogue.tag().check(keyspace)?;
+        self.batch.delete_between(keyspace, &lower, &upper)?;
+        let span = Span {
+            keyspace: keyspace.id(),
+            lower,
+            upper,
+        };
+        if span.is_empty() {
+            return Ok(());
+        }
+        let own = self.own.keys.get_mut(&keyspace.id()).into_iter();
+        own.flat_map(|own| own.range_mut::<[u8], _>(span.bounds()))
+            .for_each(|(_, value)| *value = None);
+        self.own.ranges.push(span);
+        Ok(())
     }
 
     fn note_written(&mut self, keyspace: &Keyspace, key: &[u8], value: Option<Bytes>) {
-        let own = self.own.entry(keyspace.id()).or_default();
+        let own = self.own.keys.entry(keyspace.id()).or_default();
         own.insert(Bytes::copy_from_slice(key), value);
     }
 
@@ -349,7 +444,17 @@ impl Transaction {
             lower,
             upper,
         };
-        let own = self.own.get(&keyspace.id()).filter(|_| !span.is_empty());
+        let hidden = self.own.ranges.iter();
+        let hidden = hidden.filter(|range| range.meets(&span).is_some()).cloned();
+        let inner = Hidden {
+            ranges: hidden.collect(),
+            inner,
+        };
+        let own = self
+            .own
+            .keys
+            .get(&keyspace.id())
+            .filter(|_| !span.is_empty());
         let own = own
             .into_iter()
             .flat_map(|own| own.range::<[u8], _>(span.bounds()))

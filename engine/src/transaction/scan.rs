@@ -22,13 +22,13 @@ use crate::snapshot::{Keys, Range};
 /// error in its place; once the transaction reads too much (`Limit`), an error is the last.
 #[must_use = "a range is read as it is iterated"]
 pub struct TransactionRange {
-    merged: Merged<Range, Bytes>,
+    merged: Merged<Hidden<Range>, Bytes>,
     cover: Cover,
 }
 
 impl TransactionRange {
     pub(super) fn new(
-        inner: Range,
+        inner: Hidden<Range>,
         own: VecDeque<(Bytes, Option<Bytes>)>,
         reads: Arc<Mutex<ReadSet>>,
         span: Span,
@@ -61,7 +61,10 @@ impl TransactionRange {
         } = self.merged;
         let own = own.into_iter().map(|(key, value)| (key, value.map(drop)));
         let merged = Merged {
-            inner: inner.keys().map(valueless as Valueless),
+            inner: Hidden {
+                ranges: inner.ranges,
+                inner: inner.inner.keys().map(valueless as Valueless),
+            },
             front: bare(front),
             back: bare(back),
             own: own.collect(),
@@ -87,7 +90,7 @@ impl DoubleEndedIterator for TransactionRange {
 
 impl fmt::Debug for TransactionRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TransactionRange over {:?}", self.merged.inner)
+        write!(f, "TransactionRange over {:?}", self.merged.inner.inner)
     }
 }
 
@@ -95,7 +98,7 @@ impl fmt::Debug for TransactionRange {
 /// [`TransactionRange`].
 #[must_use = "keys are read as they are iterated"]
 pub struct TransactionKeys {
-    merged: Merged<Map<Keys, Valueless>, ()>,
+    merged: Merged<Hidden<Map<Keys, Valueless>>, ()>,
     cover: Cover,
 }
 
@@ -129,6 +132,46 @@ impl DoubleEndedIterator for TransactionKeys {
 impl fmt::Debug for TransactionKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TransactionKeys in {:?}", self.cover.span)
+    }
+}
+
+/// What a snapshot has, without the ranges that the transaction has deleted.
+pub(super) struct Hidden<I> {
+    pub(super) ranges: Vec<Span>,
+    pub(super) inner: I,
+}
+
+impl<I> Hidden<I> {
+    fn shows<V>(&self, found: &Result<(Bytes, V)>) -> bool {
+        let hides = |key: &Bytes| {
+            let mut ranges = self.ranges.iter();
+            ranges.any(|range| range.contains(range.keyspace, key))
+        };
+        found.as_ref().map_or(true, |(key, _)| !hides(key))
+    }
+}
+
+impl<V, I: Iterator<Item = Result<(Bytes, V)>>> Iterator for Hidden<I> {
+    type Item = Result<(Bytes, V)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let found = self.inner.next()?;
+            if self.shows(&found) {
+                return Some(found);
+            }
+        }
+    }
+}
+
+impl<V, I: DoubleEndedIterator<Item = Result<(Bytes, V)>>> DoubleEndedIterator for Hidden<I> {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        loop {
+            let found = self.inner.next_back()?;
+            if self.shows(&found) {
+                return Some(found);
+            }
+        }
     }
 }
 

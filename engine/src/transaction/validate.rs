@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::conflict::{LostTo, ReadSet, Span};
 use crate::error::Result;
 use crate::format::Lsn;
-use crate::index::{Cursor, Direction, Found, Index, KeyRange};
+use crate::index::{Cursor, Direction, Found, Index, KeyRange, Moment};
 use crate::store::Shared;
 
 /// Keys of a range that are compared at once.
@@ -16,14 +16,14 @@ const PORTION_LEN: usize = 256;
 ///
 /// # Errors
 /// `TransactionConflict`; `Corrupt`, `Io` when the index cannot be read.
-pub(super) fn unchanged(shared: &Shared, reads: &ReadSet, at: Lsn, end: Lsn) -> Result<()> {
-    if at >= end {
+pub(super) fn unchanged(shared: &Shared, reads: &ReadSet, at: Moment, end: Lsn) -> Result<()> {
+    if at.lsn >= end {
         return Ok(());
     }
     let index = shared.state.index();
     for (keyspace, key) in reads.keys() {
         let newest = index.get(keyspace, key, end)?;
-        if let Some(version) = newest.filter(|version| version.lsn >= at) {
+        if let Some(version) = newest.filter(|version| version.lsn >= at.lsn) {
             let (lsn, key) = (version.lsn, Some((keyspace, key.clone())));
             return Err(LostTo { lsn, key }.into());
         }
@@ -34,17 +34,18 @@ pub(super) fn unchanged(shared: &Shared, reads: &ReadSet, at: Lsn, end: Lsn) -> 
 }
 
 /// Compares a range at two positions: a key that came, went or was written again tells them apart.
-fn same(index: &Arc<Index>, span: &Span, at: Lsn, end: Lsn) -> Result<()> {
-    let keys_at = |at| {
+fn same(index: &Arc<Index>, span: &Span, at: Moment, end: Lsn) -> Result<()> {
+    // By one log time: that a put expires is no write.
+    let keys_at = |lsn| {
         let range = KeyRange {
             keyspace: span.keyspace,
             lower: span.lower.clone(),
             upper: span.upper.clone(),
-            at,
+            at: Moment { lsn, ..at },
         };
         Cursor::new(index.clone(), range)
     };
-    let (mut before, mut after) = (keys_at(at), keys_at(end));
+    let (mut before, mut after) = (keys_at(at.lsn), keys_at(end));
     loop {
         // Equal portions leave both at the same key.
         let old = before.take(Direction::Forward, PORTION_LEN)?;

@@ -24,6 +24,7 @@ fn run(first: u32, last: u32, len_bytes: u64, check: u32) -> RunMeta {
         highest: Lsn(u64::from(check) * 10 + 9),
         check,
         ceiling: Lsn(u64::MAX),
+        expires_last_ms: 0,
     }
 }
 

@@ -9,12 +9,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::fs::MemFs;
-use crate::index::KeyRange;
 use crate::index::cursor::Direction;
 use crate::index::memtable::Memtable;
 use crate::index::merged::Merged;
 use crate::index::run::{Run, RunCursor};
 use crate::index::source::{Entry, LevelCursor};
+use crate::index::{KeyRange, Moment};
 
 /// Every version by keyspace and key, oldest first.
 type Model = BTreeMap<(u32, Vec<u8>), Vec<Version>>;
@@ -25,6 +25,7 @@ struct Write {
     keyspace: u32,
     key: Vec<u8>,
     op: Op,
+    expires_ms: u64,
     part: usize,
     also: Option<usize>,
 }
@@ -46,13 +47,15 @@ fn write() -> impl Strategy<Value = Write> {
         keyspace,
         key(),
         proptest::bool::weighted(0.7),
+        prop_oneof![3 => Just(0u64), 1 => 1u64..100],
         0..PARTS,
         also,
     )
-        .prop_map(|(keyspace, key, put, part, also)| Write {
+        .prop_map(|(keyspace, key, put, expires_ms, part, also)| Write {
             keyspace,
             key,
             op: if put { Op::Put } else { Op::Delete },
+            expires_ms: if put { expires_ms } else { 0 },
             part,
             also,
         })
@@ -84,6 +87,7 @@ fn build(fs: &MemFs, writes: &[Write]) -> Parts {
             lsn,
             len,
             op: write.op,
+            expires_ms: write.expires_ms,
         };
         for part in [Some(write.part), write.also].into_iter().flatten() {
             held[part].insert(write.keyspace, &write.key, version);
@@ -95,6 +99,7 @@ fn build(fs: &MemFs, writes: &[Write]) -> Parts {
         horizon: Lsn::ZERO,
         snapshots: Vec::new(),
         settled: Lsn::ZERO,
+        expired_ms: 0,
     };
     for (number, memtable) in held.into_iter().enumerate() {
         let run_len = if number == PARTS - 1 { 1 } else { RUN_LEN };
@@ -105,7 +110,15 @@ fn build(fs: &MemFs, writes: &[Write]) -> Parts {
             continue;
         }
         let names = move || names.next().unwrap();
-        let merge = Merge::new(memtable.cursor(), all(), run_len, Arc::default(), names).unwrap();
+        let merge = Merge::new(
+            memtable.cursor(),
+            Arc::default(),
+            all(),
+            run_len,
+            Arc::default(),
+            names,
+        )
+        .unwrap();
         let output = finish(fs, merge, u64::MAX);
         assert_eq!(output.dropped.versions, 0);
         let list = if number == PARTS - 1 {
@@ -172,28 +185,46 @@ fn expected(model: &Model, range: &KeyRange<&[u8]>) -> Vec<(Vec<u8>, Version)> {
         }
     };
     let seen = |((keyspace, key), versions): (&(u32, Vec<u8>), &Vec<Version>)| {
-        let version = newest(versions, range.at)?;
-        let shown = *keyspace == range.keyspace && within(key) && version.op == Op::Put;
+        let version = newest(versions, range.at.lsn)?;
+        let shown =
+            *keyspace == range.keyspace && within(key) && version.is_put_at(range.at.log_ms);
         shown.then(|| (key.clone(), version))
     };
     model.iter().filter_map(seen).collect()
 }
 
 /// What must be left of one key's versions, oldest first, by trying every reader.
-fn kept(versions: &[Version], keep: &Keep) -> BTreeSet<u64> {
+fn kept(versions: &[Version], deletes: &[Lsn], keep: &Keep) -> BTreeSet<u64> {
     let end = versions.last().unwrap().lsn.0.max(keep.horizon.0) + 1;
     let later = (keep.horizon.0..=end).map(Lsn);
     let readers = keep.snapshots.iter().copied().chain(later);
     let seen: BTreeSet<u64> = readers
-        .filter_map(|at| newest(versions, at))
-        .map(|version| version.lsn.0)
+        .filter_map(|at| {
+            let found = newest(versions, at)?;
+            let over = |lsn: &Lsn| (found.lsn..at).contains(lsn);
+            (!deletes.iter().any(over)).then_some(found.lsn.0)
+        })
         .collect();
     let last = versions.last().unwrap();
-    let alone = seen.len() == 1 && last.op == Op::Delete && last.lsn < keep.horizon;
+    let alone = seen.iter().eq([&last.lsn.0]) && last.op == Op::Delete && last.lsn < keep.horizon;
     if alone && last.lsn < keep.settled {
         BTreeSet::new()
     } else {
         seen
+    }
+}
+
+/// What a merge makes of a version that has expired by `keep.expired_ms`.
+fn aged(version: &Version, keep: &Keep) -> Version {
+    let expired = (1..=keep.expired_ms).contains(&version.expires_ms);
+    let below = |at: &&Lsn| **at > version.lsn && **at < keep.horizon;
+    if !expired || version.lsn >= keep.horizon || keep.snapshots.iter().any(|at| below(&at)) {
+        return *version;
+    }
+    Version {
+        op: Op::Delete,
+        expires_ms: 0,
+        ..*version
     }
 }
 
@@ -204,22 +235,24 @@ proptest! {
     fn a_range_over_memtables_runs_and_levels_is_that_of_the_map(
         writes in vec(write(), 1..250),
         keyspace in proptest::sample::select(&KEYSPACES[..]),
-        ranges in vec((bound(), bound(), 0u64..2600, 1usize..40), 1..12),
+        ranges in vec((bound(), bound(), 0u64..2600, 0u64..110, 1usize..40), 1..12),
     ) {
         let parts = build(&MemFs::new(), &writes);
         let mut merged = parts.merged();
-        for (lower, upper, at, limit) in &ranges {
+        for (lower, upper, at, log_ms, limit) in &ranges {
             let (lower, upper) = (as_slice(lower), as_slice(upper));
-            let range = KeyRange { keyspace, lower, upper, at: Lsn(*at) };
+            let at = Moment { lsn: Lsn(*at), log_ms: *log_ms };
+            let range = KeyRange { keyspace, lower, upper, at };
             let mut all = expected(&parts.model, &range);
             for direction in [Direction::Forward, Direction::Reverse] {
                 let mut found = Vec::new();
+                let shows = |_: &[u8], version: &Version| version.is_put_at(*log_ms);
                 merged.search(&range, direction).unwrap();
                 // In portions, one going on where the one before has ended.
                 loop {
                     let before = found.len();
                     let mut visit = |key: &[u8], version| found.push((key.to_vec(), version));
-                    merged.visit(&range, direction, *limit, &mut visit).unwrap();
+                    merged.visit(&range, direction, *limit, &shows, &mut visit).unwrap();
                     prop_assert!(found.len() <= before + limit);
                     if found.len() < before + limit {
                         break;
@@ -237,6 +270,10 @@ proptest! {
         horizon in 0u64..2600,
         snapshots in vec(0u64..2600, 0..4),
         settled in 0..2000u64,
+        range_deletes in vec(
+            (proptest::sample::select(&KEYSPACES[..]), key(), key(), 0u64..2600), 0..4,
+        ),
+        expired_ms in 0u64..110,
         budget_bytes in 1u64..5000,
         run_len in prop_oneof![Just(1u64), Just(20_000), Just(RUN_LEN)],
     ) {
@@ -244,10 +281,17 @@ proptest! {
         let parts = build(&fs, &writes);
         let mut snapshots: Vec<Lsn> = snapshots.into_iter().map(Lsn).collect();
         snapshots.sort_unstable();
-        let keep = Keep { horizon: Lsn(horizon), snapshots, settled: Lsn(settled) };
+        let keep = Keep { horizon: Lsn(horizon), snapshots, settled: Lsn(settled), expired_ms };
+        let mut ranges = Ranges::default();
+        for (keyspace, one, other, lsn) in &range_deletes {
+            // Between the versions, which lie at tens.
+            let lsn = Lsn(lsn / 10 * 10 + 5);
+            let (start, end) = (one.min(other), one.max(other));
+            ranges.insert(*keyspace, start, Some(end).filter(|end| *end > start).map(|end| &**end), lsn);
+        }
         let mut names = (0..).map(|n| format!("out-{n}"));
         let names = move || names.next().unwrap();
-        let merge = Merge::new(parts.merged(), keep.clone(), run_len, Arc::default(), names).unwrap();
+        let merge = Merge::new(parts.merged(), Arc::new(ranges.clone()), keep.clone(), run_len, Arc::default(), names).unwrap();
         let output = finish(&fs, merge, budget_bytes);
         let runs = open(&fs, &output);
         runs.iter().for_each(|run| run.verify().unwrap());
@@ -262,7 +306,11 @@ proptest! {
         let mut expected = Vec::new();
         let mut all = 0;
         for ((keyspace, key), versions) in &parts.model {
-            let kept = kept(versions, &keep);
+            let versions: Vec<_> = versions.iter().map(|version| aged(version, &keep)).collect();
+            let deletes = range_deletes.iter().map(|(_, _, _, lsn)| Lsn(lsn / 10 * 10 + 5));
+            let over = |lsn: &Lsn| ranges.oldest_above(*keyspace, key, Lsn(lsn.0 - 1)) == Some(*lsn);
+            let deletes: Vec<_> = deletes.filter(over).collect();
+            let kept = kept(&versions, &deletes, &keep);
             all += versions.len() as u64;
             let kept = versions.iter().rev().filter(|version| kept.contains(&version.lsn.0));
             expected.extend(kept.map(|version| (*keyspace, key.clone(), *version)));

@@ -9,8 +9,10 @@
 //!  7 len_width    u8    bytes of a length: 0 to 4
 //!  8 lsn_base     u64   lowest LSN
 //! 16 len_base     u32   shortest length
-//! 20 reserved     u32   0
-//! 24 heads        u64 each: of every eighth entry (a restart), the first bytes behind the prefix
+//! 20 exp_width    u8    bytes of an expiry: 0 to 8
+//! 21 reserved     u8 × 3   0
+//! 24 exp_base     u64   earliest expiry; only where exp_width is above 0
+//!    heads        u64 each: of every eighth entry (a restart), the first bytes behind the prefix
 //!    offsets      u16 each: where those entries begin
 //!    prefix
 //!    entries      up to 8 bytes before the end of the block, zeros behind
@@ -18,6 +20,7 @@
 //!        own        2 × bytes of its own, + 1 if it is a delete
 //!        bytes of its own
 //!        lsn - lsn_base, len - len_base, in their widths
+//!        expiry - exp_base + 1 in its width; 0 for what does not expire
 //! ```
 //! `shared` and `own` take one byte below 128, else two: the low seven bits first, with the high
 //! bit set, then the rest.
@@ -30,6 +33,8 @@ use super::{Version, common_len, head};
 use crate::format::{Lsn, Op};
 
 const HEADER_LEN: usize = 24;
+/// Added to the header of a block with puts that expire.
+const EXPIRY_BASE_LEN: usize = 8;
 /// Entries from one restart to the next.
 const RESTART_INTERVAL: usize = 8;
 const RESTART_LEN: usize = 8 + 2;
@@ -38,7 +43,7 @@ const ENTRIES_END_MAX: usize = BLOCK_LEN - 8;
 
 // The longest key fits in a block of its own, whose prefix it is.
 const _: () =
-    assert!(HEADER_LEN + RESTART_LEN + PREFIXED_LEN_MAX + 2 * 2 + 8 + 4 <= ENTRIES_END_MAX);
+    assert!(HEADER_LEN + 8 + RESTART_LEN + PREFIXED_LEN_MAX + 2 * 2 + 8 + 4 + 8 <= ENTRIES_END_MAX);
 
 /// The entries of a block to be. Reused from one block to the next.
 #[derive(Debug, Default)]
@@ -68,6 +73,8 @@ struct Shape {
     lengths_len: usize,
     lsn: (u64, u64),
     len: (u32, u32),
+    /// The earliest and the latest expiry; zeros where nothing expires.
+    expires_ms: (u64, u64),
 }
 
 impl BlockBuf {
@@ -111,13 +118,15 @@ impl BlockBuf {
             prefix_len,
             lsn,
             len,
+            expires_ms,
             ..
         } = self.shape;
         let start = out.len();
-        let (lsn_width, len_width) = self.shape.widths();
+        let (lsn_width, len_width, exp_width) = self.shape.widths();
+        let header_len = header_len(exp_width);
         let restarts = self.entries.len().div_ceil(RESTART_INTERVAL);
-        let entries_at = HEADER_LEN + restarts * RESTART_LEN + prefix_len;
-        out.resize(start + HEADER_LEN + restarts * RESTART_LEN, 0);
+        let entries_at = header_len + restarts * RESTART_LEN + prefix_len;
+        out.resize(start + header_len + restarts * RESTART_LEN, 0);
         out.extend_from_slice(self.first.get(..prefix_len).unwrap_or_default());
 
         let mut heads = Vec::with_capacity(restarts * RESTART_LEN);
@@ -140,6 +149,8 @@ impl BlockBuf {
             out.extend_from_slice(own);
             put_bytes(out, version.lsn.0 - lsn.0, lsn_width);
             put_bytes(out, u64::from(version.len - len.0), len_width);
+            let expiry = version.expires_ms.checked_sub(expires_ms.0.max(1));
+            put_bytes(out, expiry.map_or(0, |after| after + 1), exp_width);
         }
         let end = out.len() - start;
         assert!(
@@ -157,7 +168,11 @@ impl BlockBuf {
         put_bytes(&mut header, len_width as u64, 1);
         header.extend_from_slice(&lsn.0.to_le_bytes());
         header.extend_from_slice(&len.0.to_le_bytes());
-        header.extend_from_slice(&[0; 4]);
+        put_bytes(&mut header, exp_width as u64, 1);
+        header.extend_from_slice(&[0; 3]);
+        if exp_width > 0 {
+            header.extend_from_slice(&expires_ms.0.to_le_bytes());
+        }
         header.extend_from_slice(&heads);
         if let Some(place) = out.get_mut(start..start + header.len()) {
             place.copy_from_slice(&header);
@@ -176,6 +191,11 @@ impl Shape {
         }
         self.lsn = (self.lsn.0.min(lsn), self.lsn.1.max(lsn));
         self.len = (self.len.0.min(len), self.len.1.max(len));
+        if version.expires_ms != 0 {
+            let (first, last) = self.expires_ms;
+            let first = if first == 0 { u64::MAX } else { first };
+            self.expires_ms = (first.min(version.expires_ms), last.max(version.expires_ms));
+        }
         self.prefix_len = prefix_len;
         self.own_len += own;
         self.lengths_len += len_len(shared) + len_len(own * 2 + 1);
@@ -183,18 +203,31 @@ impl Shape {
         self
     }
 
-    fn widths(&self) -> (usize, usize) {
-        let (lsn, len) = (self.lsn, self.len);
-        (width(lsn.1 - lsn.0), width(u64::from(len.1 - len.0)))
+    fn widths(&self) -> (usize, usize, usize) {
+        let (lsn, len, expires_ms) = (self.lsn, self.len, self.expires_ms);
+        let expiry = match expires_ms {
+            (_, 0) => 0,
+            // Counted from 1, and no expiry is 0.
+            (first, last) => width(last - first + 1),
+        };
+        (
+            width(lsn.1 - lsn.0),
+            width(u64::from(len.1 - len.0)),
+            expiry,
+        )
     }
 
     /// Length up to the end of the entries, or a little more.
     fn encoded_len(&self) -> usize {
         let restarts = self.entries.div_ceil(RESTART_INTERVAL);
-        let (lsn_width, len_width) = self.widths();
-        HEADER_LEN + restarts * RESTART_LEN + self.prefix_len + self.lengths_len + self.own_len
+        let (lsn_width, len_width, exp_width) = self.widths();
+        header_len(exp_width)
+            + restarts * RESTART_LEN
+            + self.prefix_len
+            + self.lengths_len
+            + self.own_len
             - restarts * self.prefix_len
-            + self.entries * (lsn_width + len_width)
+            + self.entries * (lsn_width + len_width + exp_width)
     }
 }
 
@@ -218,6 +251,9 @@ pub(super) struct BlockHead {
     len_mask: u64,
     lsn_base: u64,
     len_base: u32,
+    /// Zeros in a block of which nothing expires.
+    exp_width: usize,
+    exp_base: u64,
 }
 
 /// One entry as it lies in its block.
@@ -244,6 +280,7 @@ impl<'a> Block<'a> {
     /// `None` when its head cannot be a block's.
     pub(super) fn new(bytes: &'a [u8; BLOCK_LEN]) -> Option<Self> {
         let [e0, e1, p0, p1, n0, n1, lsn_width, len_width, ..] = *bytes;
+        let [exp_width, reserved @ ..] = *bytes.get(20..)?.first_chunk::<4>()?;
         let entries = usize::from(u16::from_le_bytes([e0, e1]));
         let restarts = entries.div_ceil(RESTART_INTERVAL);
         let head = BlockHead {
@@ -257,12 +294,19 @@ impl<'a> Block<'a> {
             len_mask: mask(len_width),
             lsn_base: u64::from_le_bytes(*bytes.get(8..)?.first_chunk()?),
             len_base: u32::from_le_bytes(*bytes.get(16..)?.first_chunk()?),
+            exp_width: exp_width.into(),
+            exp_base: match exp_width {
+                0 => 0,
+                _ => u64::from_le_bytes(*bytes.get(HEADER_LEN..)?.first_chunk()?),
+            },
         };
         let sound = entries > 0
             && head.end <= ENTRIES_END_MAX
             && head.entries_at() <= head.end
             && lsn_width <= 8
-            && len_width <= 4;
+            && len_width <= 4
+            && exp_width <= 8
+            && reserved == [0; 3];
         sound.then_some(Self { bytes, head })
     }
 
@@ -294,7 +338,8 @@ impl<'a> Block<'a> {
         let (shared, offset) = self.len_at(offset)?;
         let (own_and_op, offset) = self.len_at(offset)?;
         let end = offset + own_and_op / 2;
-        let next = end + head.lsn_width + head.len_width;
+        let expiry_at = end + head.lsn_width + head.len_width;
+        let next = expiry_at + head.exp_width;
         if next > head.end {
             return None;
         }
@@ -308,6 +353,10 @@ impl<'a> Block<'a> {
             } else {
                 Op::Put
             },
+            expires_ms: match head.exp_width {
+                0 => 0,
+                width => self.expiry(expiry_at, width)?,
+            },
         };
         Some(Entry {
             shared,
@@ -315,6 +364,15 @@ impl<'a> Block<'a> {
             version,
             next,
         })
+    }
+
+    #[cold]
+    fn expiry(&self, offset: usize, width: usize) -> Option<u64> {
+        let mask = u8::try_from(width).map_or(u64::MAX, mask);
+        match self.number(offset)? & mask {
+            0 => Some(0),
+            after => self.head.exp_base.checked_add(after - 1),
+        }
     }
 
     /// Where the restart at or before entry `index` begins, and which entry it is.
@@ -375,7 +433,7 @@ impl<'a> Block<'a> {
     /// The last restart that is not behind the place searched, or the first one. `key` is without
     /// the prefix.
     fn restart_for(&self, key: &[u8], newest: u64) -> Option<usize> {
-        let heads = self.bytes.get(HEADER_LEN..)?.as_chunks().0;
+        let heads = self.bytes.get(self.head.header_len()..)?.as_chunks().0;
         let heads = heads.get(..self.head.restarts)?;
         let searched = head(key);
         // Counted without a branch, and every load without waiting for another.
@@ -400,7 +458,7 @@ impl<'a> Block<'a> {
     }
 
     fn restart_offset(&self, restart: usize) -> Option<usize> {
-        let at = HEADER_LEN + self.head.restarts * 8 + restart * 2;
+        let at = self.head.header_len() + self.head.restarts * 8 + restart * 2;
         let offset = u16::from_le_bytes(*self.bytes.get(at..)?.first_chunk()?);
         (restart < self.head.restarts).then_some(offset.into())
     }
@@ -424,9 +482,17 @@ impl<'a> Block<'a> {
 }
 
 impl BlockHead {
-    pub(super) const fn entries_at(&self) -> usize {
-        HEADER_LEN + self.restarts * RESTART_LEN + self.prefix_len
+    const fn header_len(&self) -> usize {
+        header_len(self.exp_width)
     }
+
+    pub(super) const fn entries_at(&self) -> usize {
+        self.header_len() + self.restarts * RESTART_LEN + self.prefix_len
+    }
+}
+
+const fn header_len(exp_width: usize) -> usize {
+    HEADER_LEN + if exp_width > 0 { EXPIRY_BASE_LEN } else { 0 }
 }
 
 const fn len_len(len: usize) -> usize {

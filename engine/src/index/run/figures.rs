@@ -85,10 +85,12 @@ fn figures() {
             horizon: Lsn::ZERO,
             snapshots: Vec::new(),
             settled: Lsn::ZERO,
+            expired_ms: 0,
         };
         let mut names = (0..).map(|n| format!("merged-{n}"));
         let names = move || names.next().unwrap();
-        let mut merge = Merge::new(parts, keep, RUN_LEN, Arc::default(), names).unwrap();
+        let mut merge =
+            Merge::new(parts, Arc::default(), keep, RUN_LEN, Arc::default(), names).unwrap();
         loop {
             if let Progress::Done(output) = merge.step(&fs, 1 << 20).unwrap() {
                 return output
@@ -153,5 +155,6 @@ fn version(n: u64) -> Version {
         lsn: Lsn(88 + scatter(n) % KEYS * 184),
         len: 160,
         op: Op::Put,
+        expires_ms: 0,
     }
 }

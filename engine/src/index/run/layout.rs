@@ -22,17 +22,19 @@ pub(super) const CHECK_BLOCKS_MAX: usize = 768;
 pub(super) const BLOCKS_MAX: usize = CHECK_BLOCKS_MAX * CHECKS_PER_BLOCK;
 
 const CHECKS_PER_BLOCK: usize = BLOCK_LEN / 4;
-/// Features without which a run cannot be read; none exist yet.
-const FEATURES_KNOWN: u64 = 0;
+/// Feature: puts that expire. Their blocks say when, and the footer when the last one does.
+const EXPIRING: u64 = 1;
+/// Features without which a run cannot be read.
+const FEATURES_KNOWN: u64 = EXPIRING;
 const FOOTER: Envelope = Envelope {
     magic: *b"OLIR",
     version: 1,
     kind: 1,
     len_max: 4096 - 16,
 };
-/// Bytes of the footer's fields beside the checks: eight numbers of at most ten bytes each and four
+/// Bytes of the footer's fields beside the checks: nine numbers of at most ten bytes each and four
 /// of at most five, with the length of the list.
-const FOOTER_FIELDS_LEN_MAX: usize = 8 * 10 + 4 * 5;
+const FOOTER_FIELDS_LEN_MAX: usize = 9 * 10 + 4 * 5;
 
 // The footer fits in its block, and offsets of fence texts fit in 31 bits.
 const _: () = assert!(FOOTER_FIELDS_LEN_MAX + 4 * CHECK_BLOCKS_MAX <= BLOCK_LEN - 16);
@@ -56,6 +58,9 @@ pub(super) struct Footer {
     pub(super) common_len: u16,
     /// Checksums of the blocks of checksums.
     pub(super) checks: Vec<[u8; 4]>,
+    /// When the last of the puts expires; 0 if none does. Behind the rest, with the feature.
+    #[serde(skip)]
+    pub(super) expires_last_ms: u64,
     /// The envelope's own.
     #[serde(skip)]
     pub(super) check: u32,
@@ -73,7 +78,11 @@ pub(super) struct Parts {
 impl Footer {
     /// The whole block; sets [`Footer::check`].
     pub(super) fn encode(&mut self) -> Vec<u8> {
-        let body = match postcard::to_stdvec(self) {
+        if self.expires_last_ms > 0 {
+            self.features_incompatible |= EXPIRING;
+        }
+        let expiry = (self.expires_last_ms > 0).then_some(self.expires_last_ms);
+        let body = match postcard::to_stdvec(self).map(|body| with_expiry(body, expiry)) {
             Ok(body) => body,
             Err(error) => panic!("a run's footer does not encode: {error}"),
         };
@@ -105,6 +114,11 @@ impl Footer {
                 &format!("it needs features {features:#x}"),
             ));
         }
+        let mut rest = rest;
+        if footer.features_incompatible & EXPIRING != 0 {
+            (footer.expires_last_ms, rest) =
+                postcard::take_from_bytes(rest).map_err(|_| refuse("its fields do not decode"))?;
+        }
         if !rest.is_empty() {
             return Err(refuse("its fields do not decode"));
         }
@@ -134,6 +148,7 @@ impl Footer {
     pub(super) fn agrees(&self, meta: &RunMeta) -> bool {
         (self.entries, self.deletes, self.keys) == (meta.entries, meta.deletes, meta.keys)
             && (self.lowest, self.highest) == (meta.lowest, meta.highest)
+            && self.expires_last_ms == meta.expires_last_ms
     }
 }
 
@@ -145,6 +160,16 @@ pub(super) const fn check_blocks(blocks: usize) -> usize {
 /// Which block of checksums has a block's, and which one of it.
 pub(super) const fn check_place(block: usize) -> (usize, usize) {
     (block / CHECKS_PER_BLOCK, block % CHECKS_PER_BLOCK)
+}
+
+/// A footer's body with what stands behind its fields.
+fn with_expiry(mut body: Vec<u8>, expires_last_ms: Option<u64>) -> Vec<u8> {
+    let expiry = expires_last_ms.map(|expires_ms| postcard::to_stdvec(&expires_ms));
+    match expiry.transpose() {
+        Ok(expiry) => body.extend(expiry.unwrap_or_default()),
+        Err(error) => panic!("a number does not encode: {error}"),
+    }
+    body
 }
 
 fn envelope_check(block: &[u8]) -> u32 {

@@ -72,6 +72,8 @@ pub(crate) struct RunMeta {
     /// left another's, and their positions are used again. The highest position when all do. Unlike
     /// the rest it may be lowered for a file that is there.
     pub(crate) ceiling: Lsn,
+    /// When the last of the puts expires, as log time in milliseconds; 0 if none does.
+    pub(crate) expires_last_ms: u64,
 }
 
 /// A key with its keyspace.
@@ -175,6 +177,7 @@ impl Run {
         let mut cursor = RunCursor::new(self);
         let (mut entries, mut deletes, mut keys) = (0, 0, 0);
         let (mut lowest, mut highest) = (Lsn(u64::MAX), Lsn::ZERO);
+        let mut expires_last_ms = 0;
         let mut before: Option<(Vec<u8>, Lsn)> = None;
         cursor.rewind()?;
         while let Some(entry) = cursor.entry() {
@@ -200,17 +203,19 @@ impl Run {
             keys += u64::from(next_key);
             lowest = lowest.min(version.lsn);
             highest = highest.max(version.lsn);
+            expires_last_ms = expires_last_ms.max(version.expires_ms);
             before = Some((cursor.prefixed_key().to_vec(), version.lsn));
             cursor.step_on()?;
         }
         let meta = &self.meta;
-        let counted = (entries, deletes, keys, lowest, highest);
+        let counted = (entries, deletes, keys, lowest, highest, expires_last_ms);
         let listed = (
             meta.entries,
             meta.deletes,
             meta.keys,
             meta.lowest,
             meta.highest,
+            meta.expires_last_ms,
         );
         if counted != listed {
             let fault = format!("it holds {counted:?} where it says {listed:?}");

@@ -63,10 +63,17 @@ fn model() -> impl Strategy<Value = Model> {
                 } else {
                     Op::Put
                 };
+                let expires_ms = match (op, noise % 11) {
+                    (Op::Put, 0) => 1 + version,
+                    (Op::Put, 1) => u64::from(noise) << 20,
+                    (Op::Put, 2) if noise % 13 == 0 => u64::MAX,
+                    _ => 0,
+                };
                 let version = Version {
                     lsn: Lsn(lsn),
                     len,
                     op,
+                    expires_ms,
                 };
                 model.insert((keyspace, key.clone(), Reverse(lsn)), version);
             }
@@ -252,6 +259,7 @@ fn small() -> Model {
             lsn,
             len: 100 + n % 3,
             op,
+            expires_ms: u64::from(n / 600 * (n % 2)),
         };
         model.insert((1 + n / 900, key, Reverse(lsn.0)), version);
     }
@@ -368,6 +376,7 @@ fn versions_out_of_order_are_a_bug_of_whoever_writes() {
         lsn: Lsn(lsn),
         len: 20,
         op: Op::Put,
+        expires_ms: 0,
     };
     writer.push(1, b"a", version(10)).unwrap();
     writer.push(1, b"a", version(20)).unwrap();

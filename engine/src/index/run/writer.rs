@@ -118,6 +118,7 @@ impl RunWriter {
         totals.deletes += u64::from(version.op == Op::Delete);
         totals.lowest = totals.lowest.min(version.lsn);
         totals.highest = totals.highest.max(version.lsn);
+        totals.expires_last_ms = totals.expires_last_ms.max(version.expires_ms);
         if !same_key {
             self.hashes.push(filter::hash(&self.key));
         }
@@ -169,6 +170,7 @@ impl RunWriter {
             highest: totals.highest,
             check: totals.check,
             ceiling: Lsn(u64::MAX),
+            expires_last_ms: totals.expires_last_ms,
         })
     }
 

@@ -162,11 +162,11 @@ fn reads_from_before_the_epoch_are_in_doubt_and_not_taken_for_granted() {
     let mut reads = ReadSet::default();
     reads.add_key(keys.id(), b"never written").unwrap();
     let draft = Draft {
-        batch: Batch::new().finish(keys.store()).unwrap(),
         check: Some(Box::new(Check {
             reads,
             from: Lsn::ZERO,
         })),
+        ..Draft::from(Batch::new().finish(keys.store()).unwrap())
     };
     let error = store.shared.log.commit(draft, OPTIONS).unwrap_err();
     assert_eq!(error.error().lost_to().unwrap().key, None);
