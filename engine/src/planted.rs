@@ -1,8 +1,8 @@
 //! Faults that are planted on purpose, to grade the tests that ought to find them.
 //!
 //! Each is one wrong branch in the code that it names, taken when [`on`] says so. Without the
-//! feature `planted`, which nothing but the simulator turns on, [`on`] is the constant `false` and
-//! nothing of them is left in the program.
+//! feature `planted`, which nothing but the simulator and the model test turn on, [`on`] is the
+//! constant `false` and nothing of them is left in the program.
 
 /// A fault that can be planted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -3,8 +3,8 @@
 //! goes through the log, and nothing is sent to anybody.
 //!
 //! ```text
-//! victims ─→ read, check, note every record ─→ in the order of keys ─→ judge by the index ─┬→ dropped
-//!                                                                                          └→ sparse
+//! victims ─→ read, check, note records ─→ in the order of keys ─→ judge by the index ─┬→ dropped
+//!                                                                                     └→ sparse
 //! ```
 
 mod judge;

@@ -142,13 +142,18 @@ impl Store {
     }
 
     /// A new store in memory, writing: for tests of what embeds the engine. Gone when it is
-    /// dropped.
+    /// dropped. It takes batches of up to 4 MiB, those in files by default of up to 16 MiB.
     ///
     /// # Errors
     /// `Io` when no thread can be started.
     pub fn open_in_memory() -> Result<Self> {
         let fs = Arc::new(MemFs::new());
-        Self::init_on(&*fs, &InitOptions::new("memory"))?;
+        // All of a segment is written with zeros first, which here is memory.
+        let options = InitOptions {
+            segment_size: 16 << 20,
+            ..InitOptions::new("memory")
+        };
+        Self::init_on(&*fs, &options)?;
         let store = Self::open_on(fs, Arc::<SystemClock>::default(), Config::default())?;
         store.begin_epoch(EpochReason::Init, "")?;
         Ok(store)

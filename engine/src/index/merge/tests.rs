@@ -287,11 +287,14 @@ proptest! {
             // Between the versions, which lie at tens.
             let lsn = Lsn(lsn / 10 * 10 + 5);
             let (start, end) = (one.min(other), one.max(other));
-            ranges.insert(*keyspace, start, Some(end).filter(|end| *end > start).map(|end| &**end), lsn);
+            let end = Some(end).filter(|end| *end > start).map(|end| &**end);
+            ranges.insert(*keyspace, start, end, lsn);
         }
         let mut names = (0..).map(|n| format!("out-{n}"));
         let names = move || names.next().unwrap();
-        let merge = Merge::new(parts.merged(), Arc::new(ranges.clone()), keep.clone(), run_len, Arc::default(), names).unwrap();
+        let over = Arc::new(ranges.clone());
+        let bases = Arc::default();
+        let merge = Merge::new(parts.merged(), over, keep.clone(), run_len, bases, names).unwrap();
         let output = finish(&fs, merge, budget_bytes);
         let runs = open(&fs, &output);
         runs.iter().for_each(|run| run.verify().unwrap());
@@ -308,7 +311,8 @@ proptest! {
         for ((keyspace, key), versions) in &parts.model {
             let versions: Vec<_> = versions.iter().map(|version| aged(version, &keep)).collect();
             let deletes = range_deletes.iter().map(|(_, _, _, lsn)| Lsn(lsn / 10 * 10 + 5));
-            let over = |lsn: &Lsn| ranges.oldest_above(*keyspace, key, Lsn(lsn.0 - 1)) == Some(*lsn);
+            let oldest = |lsn: &Lsn| ranges.oldest_above(*keyspace, key, Lsn(lsn.0 - 1));
+            let over = |lsn: &Lsn| oldest(lsn) == Some(*lsn);
             let deletes: Vec<_> = deletes.filter(over).collect();
             let kept = kept(&versions, &deletes, &keep);
             all += versions.len() as u64;
