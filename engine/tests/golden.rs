@@ -244,6 +244,10 @@ fn the_index_and_the_compacted_log_of_version_1_are_read_as_they_are() {
     let store = Store::open(&node, Config::default()).unwrap();
     let (index, log) = (store.index_size(), store.log_size());
     assert!(index.runs >= 2 && index.memory_bytes == 0, "{index:?}");
+    let ranges = |name: &str| name.ends_with(".ranges");
+    let files = fs::read_dir(node.join("index")).unwrap();
+    let mut names = files.map(|entry| entry.unwrap().file_name());
+    assert!(names.any(|name| ranges(name.to_str().unwrap())));
     assert_eq!(
         index.replay,
         store.positions().visible.lsn,
@@ -254,6 +258,8 @@ fn the_index_and_the_compacted_log_of_version_1_are_read_as_they_are() {
         "{log:?}"
     );
     assert_eq!(state(&store), expected);
+    assert!(expected.contains("session-29") && !expected.contains("gone-"));
+    assert!(expected.contains("user-29") && !expected.contains("drafts"));
     // And it can be written on, merged and compacted with what is new.
     store.begin_epoch(EpochReason::Restart, "").unwrap();
     let keyspace = store.keyspace("profiles").unwrap();
@@ -313,10 +319,29 @@ fn golden_index_is_made() {
                     .delete(&profiles, "x".repeat(n as usize % 200))
                     .unwrap();
             }
+            if n % 40 == 39 {
+                batch.delete_prefix(&viewers, "user-1").unwrap();
+                batch.delete_range(&profiles, "user-30".."user-32").unwrap();
+            }
+            let century = Duration::from_secs(100 * 365 * 24 * 3600);
+            let key = format!("session-{:02}", n % 30);
+            batch.put_with_ttl(&viewers, &key, "", century).unwrap();
+            let gone = format!("gone-{:02}", n % 30);
+            batch
+                .put_with_ttl(&viewers, &gone, "at once", Duration::ZERO)
+                .unwrap();
             store.commit(batch, CommitOptions::default()).unwrap();
         }
     };
+    let drafts = store.keyspace("drafts").unwrap();
+    let mut batch = Batch::new();
+    batch.put(&drafts, "a draft", "").unwrap();
+    store.commit(batch, CommitOptions::default()).unwrap();
     fill(&store, 0, 300);
+    store
+        .drop_keyspace(&drafts, CommitOptions::default())
+        .unwrap();
+    fill(&store, 300, 20);
     settle(&store);
     store.compact_now(Compact::Order).unwrap();
     store.close().unwrap();
@@ -326,7 +351,7 @@ fn golden_index_is_made() {
     settle(&store);
     store.begin_epoch(EpochReason::Restart, "").unwrap();
     // Flushed runs above what was merged.
-    fill(&store, 300, 60);
+    fill(&store, 320, 60);
     fs::write(to.join("state.txt"), state(&store)).unwrap();
     store.close().unwrap();
     for name in ["LOCK", "reserve"] {
