@@ -1,5 +1,5 @@
 //! A time series: samples of many sensors, read by ranges of time, summed up, and given up when
-//! they are old.
+//! they are old. Which sensors are heard at all is told by keys that expire.
 //!
 //! ```text
 //! cargo run -p outlast-engine --example series            # in memory
@@ -11,6 +11,7 @@
 
 use std::ops::Range;
 use std::path::Path;
+use std::time::Duration;
 
 use outlast_engine::{
     Batch, CommitOptions, Config, EpochReason, ErrorKind, InitOptions, Keyspace, Store,
@@ -19,8 +20,8 @@ use outlast_engine::{
 type Outcome<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const HOUR_MS: u64 = 3_600_000;
-/// Samples that are given up in one batch.
-const FORGET_AT_ONCE: usize = 1000;
+/// A sensor that has said nothing for so long is silent.
+const SILENT_AFTER: Duration = Duration::from_secs(120);
 
 fn main() -> Outcome<()> {
     let store = match std::env::args().nth(1) {
@@ -52,9 +53,10 @@ fn run(store: &Store) -> Outcome<()> {
         "the mean of the third hour: {:.1}",
         series.sum_up("hall 3", 2)?
     );
-    let gone = series.forget_before("hall 3", 4 * HOUR_MS)?;
+    println!("heard of late: {:?}", series.heard()?);
+    series.forget_before("hall 3", 4 * HOUR_MS)?;
     println!(
-        "{gone} samples were given up, their means are kept: {}",
+        "four hours were given up, their means are kept: {}",
         series.means("hall 3")?.len()
     );
     println!("{} are left", series.between("hall 3", 0..u64::MAX)?.len());
@@ -79,6 +81,8 @@ struct Series {
     samples: Keyspace,
     /// The mean of each hour, for longer than the samples.
     means: Keyspace,
+    /// The sensors that are not silent.
+    heard: Keyspace,
 }
 
 impl Series {
@@ -87,6 +91,7 @@ impl Series {
             store: store.clone(),
             samples: store.keyspace("samples")?,
             means: store.keyspace("means")?,
+            heard: store.keyspace("heard")?,
         })
     }
 
@@ -95,6 +100,7 @@ impl Series {
         let mut batch = Batch::new();
         for (sensor, value) in samples {
             batch.put(&self.samples, key(sensor, at_ms), value.to_le_bytes())?;
+            batch.put_with_ttl(&self.heard, sensor, "", SILENT_AFTER)?;
         }
         self.store.commit(batch, CommitOptions::default())?;
         Ok(())
@@ -135,25 +141,23 @@ impl Series {
         range.map(|entry| value(&entry?.1)).collect()
     }
 
-    /// Sums up every hour before `end_ms`, and gives its samples up. Answers how many went.
-    fn forget_before(&self, sensor: &str, end_ms: u64) -> Outcome<usize> {
+    /// The sensors that said something of late.
+    fn heard(&self) -> Outcome<Vec<String>> {
+        let keys = self.store.snapshot().iter(&self.heard).keys();
+        keys.map(|key| Ok(String::from_utf8(key?.to_vec())?))
+            .collect()
+    }
+
+    /// Sums up every hour before `end_ms`, and gives its samples up: one record, however many they
+    /// are.
+    fn forget_before(&self, sensor: &str, end_ms: u64) -> Outcome<()> {
         for hour in 0..end_ms / HOUR_MS {
             self.sum_up(sensor, hour)?;
         }
-        let mut gone = 0;
-        loop {
-            let old = key(sensor, 0)..key(sensor, end_ms);
-            let old = self.store.snapshot().range(&self.samples, old).keys();
-            let mut batch = Batch::new();
-            for key in old.take(FORGET_AT_ONCE) {
-                batch.delete(&self.samples, key?)?;
-            }
-            if batch.is_empty() {
-                return Ok(gone);
-            }
-            gone += batch.len();
-            self.store.commit(batch, CommitOptions::default())?;
-        }
+        let mut batch = Batch::new();
+        batch.delete_range(&self.samples, key(sensor, 0)..key(sensor, end_ms))?;
+        self.store.commit(batch, CommitOptions::default())?;
+        Ok(())
     }
 }
 
@@ -186,7 +190,8 @@ mod tests {
         assert_eq!(series.between("a", 10..100).unwrap(), [10.0, 99.0]);
         assert_eq!(series.newest("b").unwrap(), Some(1.0));
         assert_eq!(series.newest("c").unwrap(), None);
-        assert_eq!(series.forget_before("b", 100).unwrap(), 3);
+        assert_eq!(series.heard().unwrap(), ["a", "a/b", "b"]);
+        series.forget_before("b", 100).unwrap();
         assert_eq!(series.between("b", 0..u64::MAX).unwrap().len(), 1);
         assert_eq!(series.between("a", 0..100).unwrap().len(), 3);
     }
