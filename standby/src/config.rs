@@ -84,6 +84,10 @@ pub struct Tuning {
     /// After how much log, at most, the index is written out: what a start may have to read again.
     /// Default 16 MiB.
     pub flush_after_log: bytesize::ByteSize,
+    /// How far the wall clock may be ahead of the log when this node begins to write while puts
+    /// wait to expire; further, and none does until `outlast confirm-clock`. Default 1 h.
+    #[serde(with = "humantime_serde")]
+    pub log_time_ahead_max: Duration,
 }
 
 impl Default for Tuning {
@@ -96,6 +100,7 @@ impl Default for Tuning {
             history_log: bytesize::ByteSize::mib(16),
             retain_log: None,
             flush_after_log: bytesize::ByteSize::mib(16),
+            log_time_ahead_max: Duration::from_secs(3600),
         }
     }
 }
@@ -109,6 +114,7 @@ impl Tuning {
             flush_after_log_bytes: self.flush_after_log.as_u64(),
             history_log_bytes: self.history_log.as_u64(),
             retain_log_bytes: self.retain_log.map(|bytes| bytes.as_u64()),
+            log_time_ahead_max: self.log_time_ahead_max,
             ..outlast_engine::Config::default()
         }
     }

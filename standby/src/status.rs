@@ -1,7 +1,7 @@
 //! What a node says of itself.
 
 use outlast_engine::format::{ClusterId, EpochRecord, NodeId, Position};
-use outlast_engine::{Positions, Recovered};
+use outlast_engine::{HeldLogTime, Positions, Recovered};
 use serde::{Deserialize, Serialize};
 
 /// What a node is at the moment.
@@ -100,6 +100,9 @@ pub struct Status {
     pub pid: Option<u32>,
     /// Where it listens for its peer.
     pub listen: Option<String>,
+    /// Log time, where it stands still: no put expires until the clock is confirmed.
+    #[serde(default)]
+    pub held_log_time: Option<HeldLogTime>,
     /// What is worth attention, in words.
     pub warnings: Vec<String>,
     /// What to type next, if anything is to be done.

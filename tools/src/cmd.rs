@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod checkpoint;
+mod clock;
 mod demo;
 mod dump;
 mod init;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Status(status::Status),
     Promote(promote::Promote),
     ResumeAlone(resume::ResumeAlone),
+    ConfirmClock(clock::ConfirmClock),
     Get(read::Get),
     Scan(read::Scan),
     Digest(read::Digest),
@@ -59,6 +61,7 @@ impl Command {
             Self::Status(status) => status.run(global),
             Self::Promote(promote) => promote.run(global),
             Self::ResumeAlone(resume) => resume.run(global),
+            Self::ConfirmClock(confirm) => confirm.run(global),
             Self::Get(get) => get.run(global),
             Self::Scan(scan) => scan.run(global),
             Self::Digest(digest) => digest.run(global),

@@ -9,6 +9,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::writer::Writer;
 use super::{Log, LogState};
 use crate::error::Result;
@@ -30,7 +32,7 @@ pub(super) struct Base {
 }
 
 /// Log time that stands still: puts do not expire meanwhile.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HeldLogTime {
     /// Log time, in milliseconds since 1970.

@@ -119,6 +119,9 @@ pub enum Ask {
         /// The directory to make it in, as an absolute path: empty or not there.
         to: PathBuf,
     },
+    /// Say that the node's wall clock is right, so that log time goes on where it stands still.
+    /// Answered by [`Reply::Done`].
+    ConfirmClock,
 }
 
 /// One operation of a batch.
@@ -128,6 +131,35 @@ pub enum WireOp {
     Put(Vec<u8>, Vec<u8>),
     /// Takes the key's value away.
     Delete(Vec<u8>),
+}
+
+/// One operation of a commit, as the log has it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum WireDone {
+    /// The key was given a value.
+    Put {
+        /// The key.
+        key: Vec<u8>,
+        /// The value.
+        value: Vec<u8>,
+        /// The log time from which on it has none, in milliseconds since 1970.
+        expires_ms: Option<u64>,
+    },
+    /// The key's value was taken away.
+    Delete {
+        /// The key.
+        key: Vec<u8>,
+    },
+    /// The values of a range of keys were taken away.
+    DeleteRange {
+        /// The first key.
+        start: Vec<u8>,
+        /// The first key behind it; `None` for the end of the keyspace.
+        end: Option<Vec<u8>>,
+    },
+    /// The keyspace was dropped.
+    DropKeyspace,
 }
 
 /// How far a commit has come.
@@ -152,7 +184,7 @@ pub struct WireChange {
     /// Log time in milliseconds since 1970.
     pub log_ms: u64,
     /// The operations, each with its keyspace.
-    pub ops: Vec<(String, WireOp)>,
+    pub ops: Vec<(String, WireDone)>,
 }
 
 /// An answer to the request of the same number.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::outbox::Outbox;
-use super::protocol::{Answer, Ask, FailureKind, Reply, WireChange, WireOp};
+use super::protocol::{Answer, Ask, FailureKind, Reply, WireChange, WireDone};
 use crate::error::{Error, Result};
 
 /// About so many bytes of entries or changes go into one answer.
@@ -254,11 +254,22 @@ fn piece(tail: &mut Tail) -> Result<(Vec<WireChange>, bool)> {
         bytes += 64;
         let ops = commit.changes.iter().map(|change| {
             bytes += change.key.len() + change.value.len();
-            let op = match change.op {
-                Op::Put => WireOp::Put(change.key.to_vec(), change.value.to_vec()),
-                _ => WireOp::Delete(change.key.to_vec()),
+            let (key, value) = (change.key.to_vec(), change.value.to_vec());
+            let done = match change.op {
+                Op::Put => WireDone::Put {
+                    key,
+                    value,
+                    expires_ms: change.expires_ms,
+                },
+                Op::Delete => WireDone::Delete { key },
+                Op::DeleteRange => WireDone::DeleteRange {
+                    start: key,
+                    end: (!value.is_empty()).then_some(value),
+                },
+                Op::DropKeyspace => WireDone::DropKeyspace,
+                op => panic!("the change feed tells of {op:?}"),
             };
-            (change.keyspace.name().to_owned(), op)
+            (change.keyspace.name().to_owned(), done)
         });
         let ops = ops.collect();
         let receipt = Receipt {

@@ -278,6 +278,10 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
             let made = node.store.checkpoint(&to)?;
             Ok(Reply::Checkpoint(Box::new(made)))
         }),
+        Ask::ConfirmClock => answer_by(node, id, outbox, |node| {
+            node.store.confirm_log_time()?;
+            Ok(Reply::Done)
+        }),
         Ask::ResumeAlone { reason } => answer_by(node, id, outbox, move |node| {
             node.resume_alone(&reason)
                 .map(|epoch| Reply::Epoch(Box::new(epoch)))

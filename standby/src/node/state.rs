@@ -89,9 +89,23 @@ impl Inner {
                 "ACKED TAIL LOST up to {lsn}: it must be sent again"
             ));
         }
+        let held_log_time = self.store.held_log_time();
+        if let Some(held) = held_log_time {
+            let ahead = Duration::from_millis(held.wall_ms.saturating_sub(held.log_ms));
+            let ahead = humantime_serde::re::humantime::format_duration(Duration::from_secs(
+                ahead.as_secs(),
+            ));
+            warnings.push(format!(
+                "log time stands still: this node's clock is {ahead} ahead of the log, so no put \
+                 expires until somebody has looked at it"
+            ));
+        }
+        let clock = held_log_time.map(|_| "if this host's clock is right: outlast confirm-clock");
+        let next = self.next_command(&role, peer.as_ref());
         Status {
             schema: 1,
-            next: self.next_command(&role, peer.as_ref()),
+            next: next.or_else(|| clock.map(str::to_owned)),
+            held_log_time,
             cluster: self.store.cluster(),
             node: self.store.node(),
             node_name: self.store.node_name(),

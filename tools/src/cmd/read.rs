@@ -2,7 +2,7 @@
 
 use clap::Args;
 use outlast_engine::Lsn;
-use outlast_standby::control::protocol::{Ask, Reply, WireChange, WireOp};
+use outlast_standby::control::protocol::{Ask, Reply, WireChange, WireDone};
 use outlast_tools::exit::Exit;
 use serde_json::{Value, json};
 
@@ -194,8 +194,27 @@ impl Tail {
 
 fn change_json(change: &WireChange) -> Value {
     let ops = change.ops.iter().map(|(keyspace, op)| match op {
-        WireOp::Put(key, value) => json!([keyspace, "put", text(key), text(value)]),
-        WireOp::Delete(key) => json!([keyspace, "delete", text(key)]),
+        WireDone::Put {
+            key,
+            value,
+            expires_ms: None,
+        } => json!([keyspace, "put", text(key), text(value)]),
+        WireDone::Put {
+            key,
+            value,
+            expires_ms: Some(expires_ms),
+        } => json!([keyspace, "put-expiring", text(key), text(value), expires_ms]),
+        WireDone::Delete { key } => json!([keyspace, "delete", text(key)]),
+        WireDone::DeleteRange { start, end } => {
+            json!([
+                keyspace,
+                "delete-range",
+                text(start),
+                end.as_deref().map(text)
+            ])
+        }
+        WireDone::DropKeyspace => json!([keyspace, "drop-keyspace"]),
+        other => json!([keyspace, format!("{other:?}")]),
     });
     json!({
         "commit": change.receipt.commit,

@@ -212,9 +212,16 @@ impl<'a> Printer<'a> {
             let record = placed.record;
             let keyspace = self.keyspaces.get(&record.keyspace);
             let commit = header.first_commit + u64::from(placed.batch);
+            let end = (record.op == Op::DeleteRange).then(|| match record.value {
+                [] => Value::Null,
+                end => crate::cmd::read::text(end),
+            });
             let op = match record.op {
+                Op::Put if record.expires_ms.is_some() => "put-expiring",
                 Op::Put => "put",
                 Op::Delete => "delete",
+                Op::DeleteRange => "delete-range",
+                Op::DropKeyspace => "drop-keyspace",
                 _ => "unknown",
             };
             let json = json!({
@@ -226,15 +233,20 @@ impl<'a> Printer<'a> {
                 "keyspace": keyspace,
                 "op": op,
                 "key": crate::cmd::read::text(record.key),
+                "end": end,
+                "expires_ms": record.expires_ms,
                 "value_bytes": record.value.len(),
             });
             let name = keyspace.map_or_else(|| format!("#{}", record.keyspace), Clone::clone);
             self.output.event(&json, || {
                 format!(
-                    "    {:>12}  commit {commit}  {name}  {op}  {}  {} bytes",
+                    "    {:>12}  commit {commit}  {name}  {op}  {}  {}",
                     placed.lsn.to_string(),
                     record.key.escape_ascii(),
-                    record.value.len(),
+                    match record.op {
+                        Op::DeleteRange => format!("to {}", record.value.escape_ascii()),
+                        _ => format!("{} bytes", record.value.len()),
+                    },
                 )
             })?;
         }
