@@ -102,25 +102,23 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// Opens the store in `dir`, made if there is none; caches of its own take `cache_bytes`.
-    pub(crate) fn open(self, dir: &Path, cache_bytes: u64) -> Result<Box<dyn Engine>> {
+    /// Opens the store in `dir`, made if there is none; caches of its own take `cache_bytes`, and
+    /// are told if the data is larger than memory.
+    pub(crate) fn open(
+        self,
+        dir: &Path,
+        cache_bytes: u64,
+        larger_than_memory: bool,
+    ) -> Result<Box<dyn Engine>> {
         Ok(match self {
             Self::Outlast => Box::new(outlast::Outlast::open(dir)?),
             Self::Fjall => Box::new(fjall::Fjall::open(dir, cache_bytes)?),
             Self::Redb => Box::new(redb::Redb::open(dir, cache_bytes)?),
             #[cfg(feature = "rocksdb")]
             Self::RocksDb => Box::new(rocksdb::RocksDb::open(dir, cache_bytes)?),
-            Self::Lmdb => Box::new(lmdb::Lmdb::open(dir)?),
+            Self::Lmdb => Box::new(lmdb::Lmdb::open(dir, larger_than_memory)?),
             Self::Sqlite => Box::new(sqlite::Sqlite::open(dir, cache_bytes)?),
         })
-    }
-
-    /// Why it cannot work with more data than memory, if so.
-    pub(crate) const fn needs_memory(self) -> Option<&'static str> {
-        match self {
-            Self::Outlast => Some("its index lives in memory"),
-            _ => None,
-        }
     }
 
     /// The packages that it comes in: what is called, and what that binds to.

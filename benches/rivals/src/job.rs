@@ -131,12 +131,13 @@ impl Job {
     /// Opens the engine.
     pub(crate) fn open(&self, kind: Kind) -> Result<Box<dyn Engine>> {
         // Where memory is limited, a cache of its own takes a part of that.
-        let cache_bytes = if self.memory_group.is_some() {
+        let limited = self.memory_group.is_some();
+        let cache_bytes = if limited {
             self.settings.memory_limit_bytes() / 4
         } else {
             self.settings.cache_bytes
         };
-        kind.open(&self.dir, cache_bytes)
+        kind.open(&self.dir, cache_bytes, limited)
     }
 }
 

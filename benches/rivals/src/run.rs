@@ -194,7 +194,7 @@ impl Conductor {
         for heat in [Heat::Warm, Heat::Limited] {
             for subject in &*subjects {
                 let spoilt = subject.spoilt.clone();
-                let why = spoilt.or_else(|| self.unlimited(subject.kind, heat));
+                let why = spoilt.or_else(|| self.unlimited(heat));
                 if let Some(why) = why {
                     for workload in read::workloads(shape, heat) {
                         let row = Row::unavailable(workload, &why);
@@ -211,14 +211,11 @@ impl Conductor {
     }
 
     /// Why reads with little memory cannot be measured.
-    fn unlimited(&self, kind: Kind, heat: Heat) -> Option<String> {
+    fn unlimited(&self, heat: Heat) -> Option<String> {
         /// Less holds no process.
         const MEMORY_MIN: u64 = 32 << 20;
         if heat == Heat::Warm {
             return None;
-        }
-        if let Some(why) = kind.needs_memory() {
-            return Some(why.to_owned());
         }
         if self.memory_group.is_none() {
             return Some("no --memory-group was given".to_owned());

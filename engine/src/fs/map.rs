@@ -7,12 +7,15 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
+use memmap2::{Advice, MmapOptions};
 
 use super::MapPages;
 
 /// Maps a whole file for reading. The map lives as long as the answer or any slice of it.
-pub(super) fn map(file: &File, pages: MapPages) -> io::Result<Bytes> {
+///
+/// Unless those `around` it are to be read too, a page that is not in memory is read alone. Whoever
+/// reads in order says so by [`will_need`].
+pub(super) fn map(file: &File, pages: MapPages, around: bool) -> io::Result<Bytes> {
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new());
     }
@@ -25,6 +28,10 @@ pub(super) fn map(file: &File, pages: MapPages) -> io::Result<Bytes> {
     // unlinking, and its lock keeps a second engine out of the directory. Another program that
     // writes there breaks the promise of the directory itself; an unreadable page ends the process.
     let map = unsafe { options.map(file)? };
+    if !around {
+        // A hint: without it all is read as well.
+        let _ = map.advise(Advice::Random);
+    }
     Ok(Bytes::from_owner(map))
 }
 
@@ -62,6 +69,19 @@ pub(crate) fn is_resident(bytes: &[u8]) -> bool {
         let resident = resident.get(..count).unwrap_or_default();
         asked == 0 && resident.iter().all(|page| page & 1 == 1)
     })
+}
+
+/// Lets the operating system begin to read the pages of `bytes` that are not in memory, and does not
+/// wait for them. A hint, whatever comes of it.
+pub(crate) fn will_need(bytes: &[u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    let ahead = bytes.as_ptr().addr() % PAGE_LEN;
+    let from = bytes.as_ptr().wrapping_sub(ahead).cast_mut().cast();
+    // SAFETY: this advice changes nothing of the memory that it names, and is refused where nothing
+    // is mapped or pages are larger.
+    let _ = unsafe { libc::madvise(from, ahead + bytes.len(), libc::MADV_WILLNEED) };
 }
 
 /// Begins to bring the memory at the beginning of `bytes` nearer to the processor, and goes on. A

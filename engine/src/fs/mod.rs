@@ -9,6 +9,7 @@ mod map;
 mod mem;
 mod os;
 mod read_only;
+mod room;
 mod tolerant;
 
 use std::fmt::Debug;
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
-pub(crate) use map::{is_resident, prefetch};
+pub(crate) use map::{is_resident, prefetch, will_need};
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
 pub(crate) use read_only::ReadOnly;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use rustix::fs::OFlags;
 
+use super::room::Room;
 use super::{Access, File, Fs, MapPages, map};
 
 const LOCK_NAME: &str = "LOCK";
@@ -19,12 +20,15 @@ const DIR_MODE: u32 = 0o700;
 #[derive(Debug)]
 pub struct OsFs {
     root: PathBuf,
+    room: Arc<Room>,
 }
 
 impl OsFs {
     /// The directory `root`, which need not exist before something is created in it.
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        let root = root.into();
+        let room = Arc::new(Room::new(root.clone()));
+        Self { root, room }
     }
 
     /// The directory.
@@ -39,6 +43,11 @@ impl OsFs {
         } else {
             self.root.join(name)
         }
+    }
+
+    fn opened(&self, file: StdFile) -> Arc<dyn File> {
+        let room = self.room.clone();
+        Arc::new(OsFile { file, room })
     }
 
     fn open_with(
@@ -67,7 +76,7 @@ impl Fs for OsFs {
             options.read(true).write(true).create_new(true),
             OFlags::empty(),
         )?;
-        Ok(Arc::new(OsFile(file)))
+        Ok(self.opened(file))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
@@ -85,7 +94,7 @@ impl Fs for OsFs {
             }
             error
         })?;
-        Ok(Arc::new(OsFile(file)))
+        Ok(self.opened(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -172,13 +181,16 @@ impl Fs for OsFs {
 }
 
 #[derive(Debug)]
-struct OsFile(StdFile);
+struct OsFile {
+    file: StdFile,
+    room: Arc<Room>,
+}
 
 impl File for OsFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut read = 0;
         while let Some(rest) = buf.get_mut(read..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset + read as u64) {
+            match self.file.read_at(rest, offset + read as u64) {
                 Ok(0) => break,
                 Ok(n) => read += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -189,27 +201,27 @@ impl File for OsFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn begin_writeback(&self, offset: u64, len: u64) {
-        map::begin_writeback(&self.0, offset, len);
+        map::begin_writeback(&self.file, offset, len);
     }
 
     fn len_bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&self.0, rustix::fs::FallocateFlags::empty(), 0, len) {
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, len) {
             Ok(()) => Ok(()),
             // Written where the file system cannot promise it otherwise.
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
@@ -227,6 +239,8 @@ impl File for OsFile {
     }
 
     fn map(&self, pages: MapPages) -> io::Result<Bytes> {
-        map::map(&self.0, pages)
+        // Where not all fits into memory, the pages around one would push out others.
+        let around = self.room.fits();
+        map::map(&self.file, pages, around)
     }
 }

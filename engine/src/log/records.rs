@@ -1,5 +1,6 @@
 //! Many records at once, each by its address.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,12 +10,21 @@ use super::segment::{Piece, Segment};
 use super::sparse::Sparse;
 use crate::error::Result;
 use crate::format::{Lsn, LsnRange, to_usize};
-use crate::fs::prefetch;
+use crate::fs::{is_resident, prefetch, will_need};
 
 /// Bytes that the processor brings nearer at once.
 const LINE_LEN: usize = 64;
 /// Lines of a record that are asked for ahead; what reads a longer one is fast without.
 const LINES_AHEAD: usize = 4;
+
+/// Records no further apart are asked of the disk as one.
+const CLOSE: usize = 16 << 10;
+
+fn ask(together: Option<(&Stretch, Range<usize>)>) {
+    if let Some((stretch, range)) = together {
+        will_need(stretch.bytes.get(range).unwrap_or_default());
+    }
+}
 
 /// Where some records lie: looked up together, with one lookup of each segment, and then read one
 /// by one. Reused from one portion of records to the next.
@@ -74,22 +84,64 @@ impl RecordPlaces {
             let place = self.place(log, lsn, len);
             self.places.push(place);
         }
+        self.ask_disk();
+    }
+
+    /// Begins to read all of them from the disk at once, where the last one found is not in memory.
+    fn ask_disk(&self) {
+        let in_maps = || self.places.iter().filter_map(|place| self.mapped(place));
+        if in_maps().next_back().is_none_or(is_resident) {
+            return;
+        }
+        // In the order of a portion, those that lie close together come one behind the other.
+        let mut together: Option<(&Stretch, Range<usize>)> = None;
+        for place in &self.places {
+            let Place::In {
+                stretch,
+                start,
+                end,
+            } = place
+            else {
+                continue;
+            };
+            let Some(stretch) = self.stretches.get(*stretch) else {
+                continue;
+            };
+            match &mut together {
+                Some((before, range))
+                    if std::ptr::eq(*before, stretch)
+                        && range.start <= *start
+                        && *start <= range.end + CLOSE =>
+                {
+                    range.end = range.end.max(*end);
+                }
+                _ => {
+                    ask(together.replace((stretch, *start..*end)));
+                }
+            }
+        }
+        ask(together);
+    }
+
+    /// The bytes of one that is part of a larger piece.
+    fn mapped(&self, place: &Place) -> Option<&[u8]> {
+        match place {
+            Place::In {
+                stretch,
+                start,
+                end,
+            } => self.stretches.get(*stretch)?.bytes.get(*start..*end),
+            Place::Own(_) | Place::Unknown { .. } => None,
+        }
     }
 
     /// Begins to bring a record nearer to the processor, and goes on.
     #[inline]
     pub(crate) fn prefetch(&self, number: usize) {
         let record = match self.places.get(number) {
-            Some(Place::In {
-                stretch,
-                start,
-                end,
-            }) => {
-                let stretch = self.stretches.get(*stretch);
-                stretch.and_then(|stretch| stretch.bytes.get(*start..*end))
-            }
             Some(Place::Own(bytes)) => Some(&**bytes),
-            Some(Place::Unknown { .. }) | None => None,
+            Some(place) => self.mapped(place),
+            None => None,
         };
         let lines = record.unwrap_or_default().chunks(LINE_LEN);
         lines.take(LINES_AHEAD).for_each(prefetch);

@@ -12,7 +12,7 @@ use crate::format::{
     KeptControl, Lsn, LsnRange, RecordRef, SPARSE_HEADER_LEN, SegmentFault, SparseFault,
     SparseHeader, SparseView, decode_record, to_usize,
 };
-use crate::fs::{Access, File, Fs, MapPages};
+use crate::fs::{Access, File, Fs, MapPages, will_need};
 
 const SUFFIX: &str = ".sparse";
 
@@ -176,6 +176,7 @@ impl Sparse {
     /// `Corrupt`, `Io`.
     pub(crate) fn walk(&self, fs: &dyn Fs) -> Result<SparseWalk> {
         let map = self.mapped(fs)?;
+        will_need(&map);
         let mut entries: Vec<_> = self.view(fs, &map)?.entries().collect();
         entries.sort_unstable_by_key(|(_, offset)| *offset);
         let (next, at) = (0, 0);

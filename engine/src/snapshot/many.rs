@@ -6,7 +6,10 @@ use bytes::Bytes;
 
 use super::Snapshot;
 use crate::error::Result;
+use crate::fs::{is_resident, prefetch, will_need};
+use crate::index::Version;
 use crate::keyspace::Keyspace;
+use crate::log::Log;
 use crate::record;
 
 /// Records whose bytes are touched together, so that the memory that they lie in, or the disk under
@@ -49,6 +52,7 @@ impl Snapshot {
         }
         found.sort_unstable_by_key(|(version, ..)| version.lsn);
         let mut values = vec![None; keys.len()];
+        let asks_disk = asks_disk(&shared.log, &found)?;
         let mut ahead = VecDeque::with_capacity(AHEAD);
         let mut found = found.into_iter();
         loop {
@@ -56,7 +60,10 @@ impl Snapshot {
                 && let Some((version, place, key)) = found.next()
             {
                 let bytes = record::read(&shared.log, version)?;
-                crate::fs::prefetch(&bytes);
+                prefetch(&bytes);
+                if asks_disk {
+                    will_need(&bytes);
+                }
                 ahead.push_back((version, place, key, bytes));
             }
             let Some((version, place, key, bytes)) = ahead.pop_front() else {
@@ -68,4 +75,15 @@ impl Snapshot {
             }
         }
     }
+}
+
+/// Whether some of the records are not in memory, by a look at a few of them.
+fn asks_disk(log: &Log, found: &[(Version, usize, &[u8])]) -> Result<bool> {
+    const LOOKED_AT: usize = 4;
+    for (version, ..) in found.iter().step_by((found.len() / LOOKED_AT).max(1)) {
+        if !is_resident(&record::read(log, *version)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

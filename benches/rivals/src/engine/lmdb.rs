@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use heed::types::Bytes;
-use heed::{CommitOrAbort, Database, Env, EnvOpenOptions, PutFlags, RoTxn, WithTls};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, PutFlags, RoTxn, WithTls};
 
 use super::{Engine, Reader, Show, Way};
 use crate::data::{Key, Pair};
@@ -21,12 +21,19 @@ const MAP_BYTES: usize = 64 << 30;
 const READERS_MAX: u32 = 256;
 
 impl Lmdb {
-    pub(super) fn open(dir: &Path) -> Result<Self> {
+    /// Opens the store in `dir`; as its makers advise, without reading ahead where the data is
+    /// larger than memory.
+    pub(super) fn open(dir: &Path, larger_than_memory: bool) -> Result<Self> {
         let mut options = EnvOpenOptions::new();
         options.map_size(MAP_BYTES).max_readers(READERS_MAX);
         // SAFETY: no other process writes to these files, and this one opens them once.
         #[allow(unsafe_code)]
-        let env = unsafe { options.open(dir)? };
+        let env = unsafe {
+            if larger_than_memory {
+                options.flags(EnvFlags::NO_READ_AHEAD);
+            }
+            options.open(dir)?
+        };
         let database = env
             .create_databases_and_commit(env.write_txn()?, |opener, transaction| {
                 let database = opener.create_database(transaction, None)?;

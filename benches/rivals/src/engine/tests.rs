@@ -22,7 +22,7 @@ fn contents(engine: &dyn Engine) -> Vec<Pair> {
 fn every_engine_keeps_what_it_is_given() {
     for kind in Kind::value_variants() {
         let dir = tempfile::tempdir().unwrap();
-        let open = || kind.open(dir.path(), CACHE_BYTES).unwrap();
+        let open = || kind.open(dir.path(), CACHE_BYTES, false).unwrap();
         let mut engine = open();
         assert_eq!(contents(&*engine), [], "{kind:?}");
         engine
@@ -59,12 +59,12 @@ fn every_engine_keeps_what_it_is_given() {
 fn loading_in_order_gives_the_same() {
     for kind in Kind::value_variants() {
         let dir = tempfile::tempdir().unwrap();
-        let engine = kind.open(dir.path(), CACHE_BYTES).unwrap();
+        let engine = kind.open(dir.path(), CACHE_BYTES, false).unwrap();
         let pairs: Vec<_> = (0..3000).map(|n| pair(n, 0, BYTES)).collect();
         engine.load_sorted(&mut pairs.clone().into_iter()).unwrap();
         assert!(contents(&*engine) == pairs, "{kind:?}");
         engine.close().unwrap();
-        let engine = kind.open(dir.path(), CACHE_BYTES).unwrap();
+        let engine = kind.open(dir.path(), CACHE_BYTES, false).unwrap();
         assert!(contents(&*engine) == pairs, "{kind:?} opened again");
     }
 }

@@ -10,6 +10,9 @@ use crate::format::Lsn;
 use crate::format::limits::KEY_LEN_MAX;
 use crate::index::source::Entry;
 
+/// Blocks that are asked of the disk together, by who goes through them in order.
+const BLOCKS_AHEAD: usize = 64;
+
 /// A place in a run: at one of its entries, or at none, where it begins and where it ends up after
 /// the last one. `R` is what it holds the run by: a reference, or an `Arc` for one that is kept.
 ///
@@ -239,6 +242,9 @@ impl<R: Deref<Target = Run>> RunCursor<R> {
     fn load(&mut self, number: usize, index: usize) -> Result<()> {
         self.version = None;
         let run = &*self.run;
+        if number == self.block + 1 && number.is_multiple_of(BLOCKS_AHEAD) {
+            run.will_need(number, BLOCKS_AHEAD);
+        }
         let block = run.block(number)?;
         let fault = || run.fault(number * BLOCK_LEN, "an entry does not decode");
         let (mut at, mut offset) = block.restart_before(index).ok_or_else(fault)?;

@@ -37,7 +37,7 @@ use super::Version;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::KEY_LEN_MAX;
 use crate::format::{Lsn, Op};
-use crate::fs::{Access, Fs, MapPages, is_resident, prefetch};
+use crate::fs::{Access, Fs, MapPages, is_resident, prefetch, will_need};
 
 pub(crate) use self::cursor::RunCursor;
 pub(crate) use self::writer::RunWriter;
@@ -321,6 +321,13 @@ impl Run {
         self.bytes(number)
             .and_then(Block::new)
             .ok_or_else(|| self.fault(number * BLOCK_LEN, "its head does not decode"))
+    }
+
+    /// Begins to read `count` blocks of entries from one on, as far as they are not in memory.
+    fn will_need(&self, number: usize, count: usize) {
+        let end = (number + count).min(self.parts.filter) * BLOCK_LEN;
+        let blocks = self.map.get(number * BLOCK_LEN..end);
+        will_need(blocks.unwrap_or_default());
     }
 
     /// The bytes of a block that was checked before.
