@@ -1,5 +1,6 @@
 //! Durable commits beside what the disk can do at best, in one run:
-//! `cargo bench -p outlast-benches --bench commit -- [--dir DIR] [--rounds N] [--row-ms N]`.
+//! `cargo bench -p outlast-benches --bench commit -- [--dir DIR] [--rounds N] [--row-ms N]
+//! [--threads N] [--only-threads]`.
 //!
 //! Each round measures every row once, floors and engine in turn, so that a machine that is busy
 //! for a while is busy for both. The ratios are taken within a round; the table shows their
@@ -19,10 +20,10 @@ use outlast_engine::{
 };
 use outlast_tools::floor::{FloorFile, FloorSettings, Mode};
 use outlast_tools::machine::load_1min;
+use outlast_tools::process::usage;
 use outlast_tools::summary::{LatencySummary, latencies, record};
 
 const VALUE_BYTES: usize = 128;
-const THREADS: usize = 32;
 const IN_FLIGHT: usize = 1000;
 /// The first commits meet cold caches and are not counted.
 const WARM_UP_COMMITS: u64 = 50;
@@ -47,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         eprintln!("round {number} of {}, load {}", options.rounds, load_1min());
         rounds.push(bench.round(&options)?);
     }
-    print(&rounds);
+    print(&rounds, &options);
     Ok(())
 }
 
@@ -55,6 +56,10 @@ struct Options {
     dir: PathBuf,
     rounds: usize,
     row_time: Duration,
+    /// How many threads commit at once.
+    threads: usize,
+    /// Leaves out the other rows.
+    only_threads: bool,
 }
 
 impl Options {
@@ -63,6 +68,8 @@ impl Options {
             dir: PathBuf::from("."),
             rounds: 5,
             row_time: Duration::from_millis(500),
+            threads: 32,
+            only_threads: false,
         };
         let mut args = std::env::args().skip(1);
         while let Some(name) = args.next() {
@@ -74,6 +81,8 @@ impl Options {
                 "--dir" => own.dir = value()?.into(),
                 "--rounds" => own.rounds = value()?.parse()?,
                 "--row-ms" => own.row_time = Duration::from_millis(value()?.parse()?),
+                "--threads" => own.threads = value()?.parse()?,
+                "--only-threads" => own.only_threads = true,
                 // What cargo itself hands to every benchmark.
                 "--bench" => {}
                 _ => anyhow::bail!("there is no option {name}"),
@@ -83,8 +92,32 @@ impl Options {
     }
 }
 
-/// One row: commits a second, and how long each took.
-type Row = (f64, LatencySummary);
+/// Commits a second, and how long each took.
+type Timed = (f64, LatencySummary);
+
+/// One row: commits a second, how long each took, and processor time for each in microseconds,
+/// background work included.
+#[derive(Clone, Copy, Default)]
+struct Row {
+    per_s: f64,
+    latency: LatencySummary,
+    cpu_us: f64,
+}
+
+impl Row {
+    /// What `measure` says, with the processor time that this process took meanwhile.
+    fn of(measure: impl FnOnce() -> anyhow::Result<Timed>) -> anyhow::Result<Self> {
+        let cpu = || anyhow::Ok(usage(std::process::id())?.cpu);
+        let before = cpu()?;
+        let (per_s, latency) = measure()?;
+        let cpu_us = (cpu()? - before).as_secs_f64() * 1e6 / latency.count.max(1) as f64;
+        Ok(Self {
+            per_s,
+            latency,
+            cpu_us,
+        })
+    }
+}
 
 /// All rows of one round, by name.
 struct Round(BTreeMap<String, Row>);
@@ -101,7 +134,7 @@ impl Bench {
         let file = FloorFile::create(FloorSettings {
             row_time: options.row_time,
             writes_max: u64::MAX,
-            threads: THREADS,
+            threads: options.threads,
             record_bytes: VALUE_BYTES,
             ..FloorSettings::usual(options.dir.clone())
         })?;
@@ -114,31 +147,30 @@ impl Bench {
     }
 
     fn round(&self, options: &Options) -> anyhow::Result<Round> {
+        let threads = options.threads;
         let mut rows = BTreeMap::new();
-        for (mode, engine) in &self.engines {
-            let floor = self.file.append(*mode, VALUE_BYTES)?;
-            rows.insert(
-                format!("floor lone {mode}"),
-                (floor.writes_per_s, floor.latency),
-            );
-            rows.insert(format!("engine lone {mode}"), engine.threads(1, options)?);
+        let mut add = |name, row| rows.insert(name, row);
+        for (mode, engine) in self.engines.iter().filter(|_| !options.only_threads) {
+            let floor = Row::of(|| {
+                let floor = self.file.append(*mode, VALUE_BYTES)?;
+                Ok((floor.writes_per_s, floor.latency))
+            });
+            add(format!("floor lone {mode}"), floor?);
+            let lone = Row::of(|| engine.threads(1, options));
+            add(format!("engine lone {mode}"), lone?);
         }
         for (mode, engine) in &self.engines {
-            let floor = self.file.group_commit(*mode)?;
-            rows.insert(
-                format!("floor {THREADS} threads {mode}"),
-                (floor.commits_per_s, floor.latency),
-            );
-            rows.insert(
-                format!("engine {THREADS} threads {mode}"),
-                engine.threads(THREADS, options)?,
-            );
+            let floor = Row::of(|| {
+                let floor = self.file.group_commit(*mode)?;
+                Ok((floor.commits_per_s, floor.latency))
+            });
+            add(format!("floor threads {mode}"), floor?);
+            let shared = Row::of(|| engine.threads(threads, options));
+            add(format!("engine threads {mode}"), shared?);
         }
-        for (mode, engine) in &self.engines {
-            rows.insert(
-                format!("engine {IN_FLIGHT} in flight {mode}"),
-                engine.in_flight(options)?,
-            );
+        for (mode, engine) in self.engines.iter().filter(|_| !options.only_threads) {
+            let in_flight = Row::of(|| engine.in_flight(options));
+            add(format!("engine {IN_FLIGHT} in flight {mode}"), in_flight?);
         }
         Ok(Round(rows))
     }
@@ -159,60 +191,68 @@ impl Round {
     }
 }
 
-fn print(rounds: &[Round]) {
+fn print(rounds: &[Round], options: &Options) {
     let Some(first) = rounds.first() else { return };
     println!(
-        "\n{:<36} {:>10} {:>10} {:>10}",
-        "", "/s", "p50 us", "p99 us"
+        "\n{:<36} {:>10} {:>10} {:>10} {:>10}",
+        "", "/s", "p50 us", "p99 us", "cpu us"
     );
     for name in first.0.keys() {
         let column =
             |of: &dyn Fn(&Row) -> f64| median(rounds.iter().map(|round| of(&round.row(name))));
         println!(
-            "{name:<36} {:>10.0} {:>10.1} {:>10.1}",
-            column(&|row| row.0),
-            column(&|row| row.1.p50_us),
-            column(&|row| row.1.p99_us)
+            "{name:<36} {:>10.0} {:>10.1} {:>10.1} {:>10.2}",
+            column(&|row| row.per_s),
+            column(&|row| row.latency.p50_us),
+            column(&|row| row.latency.p99_us),
+            column(&|row| row.cpu_us)
         );
     }
-    let threads = format!("{THREADS} threads");
-    let in_flight = format!("{IN_FLIGHT} in flight");
-    let p50 = |row: &Row| row.1.p50_us;
-    let per_s = |row: &Row| row.0;
+    let p50 = |row: &Row| row.latency.p50_us;
+    let per_s = |row: &Row| row.per_s;
     println!("\nwithin each round: median (lowest - highest)");
-    show(
-        rounds,
-        "lone commit p50 / better floor's p50 (aim: at most 1.25)",
-        |round| round.best("engine lone", p50, f64::min) / round.best("floor lone", p50, f64::min),
-    );
-    for (mode, _) in MODES {
-        show(rounds, &format!("  {mode} / floor {mode}"), |round| {
-            p50(&round.row(&format!("engine lone {mode}")))
-                / p50(&round.row(&format!("floor lone {mode}")))
-        });
+    if !options.only_threads {
+        show(
+            rounds,
+            "lone commit p50 / better floor's p50 (aim: at most 1.25)",
+            |round| {
+                round.best("engine lone", p50, f64::min) / round.best("floor lone", p50, f64::min)
+            },
+        );
+        for (mode, _) in MODES {
+            show(rounds, &format!("  {mode} / floor {mode}"), |round| {
+                p50(&round.row(&format!("engine lone {mode}")))
+                    / p50(&round.row(&format!("floor lone {mode}")))
+            });
+        }
     }
     show(
         rounds,
-        "32 threads / better bare group commit (aim: at least 0.7)",
+        &format!(
+            "{} threads / better bare group commit (aim: at least 0.85)",
+            options.threads
+        ),
         |round| {
-            round.best(&format!("engine {threads}"), per_s, f64::max)
-                / round.best(&format!("floor {threads}"), per_s, f64::max)
+            round.best("engine threads", per_s, f64::max)
+                / round.best("floor threads", per_s, f64::max)
         },
     );
     for (mode, _) in MODES {
         show(rounds, &format!("  {mode} / floor {mode}"), |round| {
-            per_s(&round.row(&format!("engine {threads} {mode}")))
-                / per_s(&round.row(&format!("floor {threads} {mode}")))
+            per_s(&round.row(&format!("engine threads {mode}")))
+                / per_s(&round.row(&format!("floor threads {mode}")))
         });
     }
-    show(
-        rounds,
-        "1,000 in flight / lone, per second (aim: at least 8)",
-        |round| {
-            round.best(&format!("engine {in_flight}"), per_s, f64::max)
-                / round.best("engine lone", per_s, f64::max)
-        },
-    );
+    if !options.only_threads {
+        show(
+            rounds,
+            "1,000 in flight / lone, per second (aim: at least 8)",
+            |round| {
+                round.best(&format!("engine {IN_FLIGHT} in flight"), per_s, f64::max)
+                    / round.best("engine lone", per_s, f64::max)
+            },
+        );
+    }
 }
 
 fn show(rounds: &[Round], what: &str, ratio: impl Fn(&Round) -> f64) {
@@ -265,7 +305,7 @@ impl Engine {
     }
 
     /// `count` threads that each commit and wait.
-    fn threads(&self, count: usize, options: &Options) -> anyhow::Result<Row> {
+    fn threads(&self, count: usize, options: &Options) -> anyhow::Result<Timed> {
         for number in 0..WARM_UP_COMMITS {
             self.store
                 .commit(self.batch(number)?, CommitOptions::default())?;
@@ -306,7 +346,7 @@ impl Engine {
     }
 
     /// One thread that keeps many commits on their way.
-    fn in_flight(&self, options: &Options) -> anyhow::Result<Row> {
+    fn in_flight(&self, options: &Options) -> anyhow::Result<Timed> {
         let waker = Waker::from(Arc::new(Unpark(thread::current())));
         let mut histogram = latencies();
         let mut waiting: VecDeque<(Instant, CommitFuture)> = VecDeque::new();
