@@ -536,7 +536,7 @@ impl Chain {
     pub fn form<'a>(
         &mut self,
         fields: FrameFields,
-        parts: impl IntoIterator<Item = &'a [u8]>,
+        parts: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
     ) -> Bytes {
         let epoch = self
             .epoch
@@ -570,14 +570,16 @@ impl Chain {
     fn form_as<'a>(
         &mut self,
         fields: FrameFields,
-        parts: impl IntoIterator<Item = &'a [u8]>,
+        parts: impl IntoIterator<Item = &'a [u8], IntoIter: Clone>,
         epoch: &EpochKey,
     ) -> Bytes {
-        let mut frame = vec![0; FRAME_HEADER_LEN];
+        let parts = parts.into_iter();
+        let payload_len = parts.clone().map(<[u8]>::len).sum();
+        let mut frame = Vec::with_capacity(encoded_frame_len(payload_len));
+        frame.resize(FRAME_HEADER_LEN, 0);
         for part in parts {
             frame.extend_from_slice(part);
         }
-        let payload_len = frame.len() - FRAME_HEADER_LEN;
         let payload_sum = checksum::seal(&mut frame, FRAME_HEADER_LEN);
         frame.resize(frame.len().next_multiple_of(ALIGNMENT), 0);
         assert_eq!(frame.len(), encoded_frame_len(payload_len));

@@ -193,12 +193,15 @@ pub struct BatchBuf {
     records: u32,
 }
 
+/// Bytes that a batch has room for at first: one short record, so that a commit of one allocates
+/// once.
+const BATCH_CAPACITY: usize = 256;
+
 impl Default for BatchBuf {
     fn default() -> Self {
-        Self {
-            bytes: vec![0; BATCH_HEADER_LEN],
-            records: 0,
-        }
+        let mut bytes = Vec::with_capacity(BATCH_CAPACITY);
+        bytes.resize(BATCH_HEADER_LEN, 0);
+        Self { bytes, records: 0 }
     }
 }
 
