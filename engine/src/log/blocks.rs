@@ -62,6 +62,11 @@ impl BlockWriter {
         self.flush()
     }
 
+    /// The file, which what was appended lasts in once it is synced.
+    pub(super) const fn file(&self) -> &Arc<dyn File> {
+        &self.file
+    }
+
     pub(super) fn sync(&self) -> io::Result<()> {
         self.file.sync()
     }

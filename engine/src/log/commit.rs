@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::lane::Reserve;
 use super::levels::{CommitOptions, Finished, Level};
 use super::pipeline::{Pipeline, Place};
 use super::waiter::{CommitFuture, Outcome, Turn, Waiter};
-use super::writer::Writer;
+use super::writer::{Unsynced, Writer};
 use super::{FrameSink, Log, LogState};
 use crate::batch::Needs;
 use crate::error::{CommitError, Error, ErrorKind, Result};
@@ -94,6 +95,13 @@ impl Pending {
     }
 }
 
+/// Largest group that is synced while the next one is formed and written. Of a larger one it takes
+/// as long as an fsync to wake the callers, and the next group is the larger for waiting for those.
+const OVERLAP_MAX: usize = 24;
+
+/// A group in its frame, and what of it does not last yet if it could be written.
+type Written = (Formed, Result<Option<Unsynced>>);
+
 /// A group in its frame.
 pub(super) struct Formed {
     header: FrameHeader,
@@ -146,7 +154,7 @@ impl Log {
         options: CommitOptions,
         place: Option<Place>,
     ) -> CommitFuture {
-        let waiter = Waiter::new(false);
+        let waiter = Waiter::polled();
         let pending = Pending {
             kind: FrameKind::Batches,
             bytes: draft.batch,
@@ -176,7 +184,7 @@ impl Log {
         options: CommitOptions,
     ) -> CommitFuture {
         let draft = draft.into();
-        let waiter = Waiter::new(false);
+        let waiter = Waiter::polled();
         let pending = Pending {
             kind: FrameKind::Batches,
             bytes: draft.batch,
@@ -197,7 +205,7 @@ impl Log {
 
     /// The future of a commit that is refused before it is queued.
     pub(crate) fn refuse_async(self: &Arc<Self>, error: Error) -> CommitFuture {
-        let waiter = Waiter::new(false);
+        let waiter = Waiter::polled();
         waiter.finish(Err(CommitError::Failed(error)));
         CommitFuture::new(waiter, self.clone())
     }
@@ -227,7 +235,7 @@ impl Log {
 
     fn commit_blocking(&self, kind: FrameKind, draft: Draft, options: CommitOptions) -> Outcome {
         let mut deadline = options.deadline.map(|after| Instant::now() + after);
-        let waiter = Waiter::new(true);
+        let waiter = Waiter::blocking(deadline);
         let pending = Pending {
             kind,
             bytes: draft.batch,
@@ -296,21 +304,32 @@ impl Log {
         while !self.lead_one() {}
     }
 
-    /// Leads one group: forms it, makes it durable, hands the leadership on, answers. Says whether
-    /// somebody took the leadership, or nobody need.
+    /// Leads one group: forms and writes it, hands the leadership on, makes it durable, answers.
+    /// Says whether somebody took the leadership, or nobody need.
     fn lead_one(&self) -> bool {
         let mut finished = Finished::default();
         let mut writer = self.writer.lock();
         let outcome = self.next_group(&mut writer, &mut finished).map(|formed| {
-            let written = self
-                .write(&mut writer, &formed.frame)
-                .and_then(|()| self.sync_active(&writer));
-            (formed, written)
+            let written = self.write(&mut writer, &formed.frame);
+            (formed, written.map(|()| writer.unsynced()))
         });
-        // The sink's lock before the leadership goes, so that frames are applied in their order.
+        // Before the leadership goes, so that groups are synced one at a time and in their order.
+        let syncing = self.syncing.lock();
+        let small = |formed: &Formed| formed.receipts.len() <= OVERLAP_MAX;
+        let leaves_early = self.past_cache.load(Ordering::Relaxed)
+            && outcome.as_ref().is_none_or(|(formed, _)| small(formed));
+        let (handed_over, outcome) = if leaves_early {
+            drop(writer);
+            let handed_over = self.hand_over();
+            (handed_over, self.sync_group(outcome))
+        } else {
+            let outcome = self.sync_group(outcome);
+            drop(writer);
+            (self.hand_over(), outcome)
+        };
+        // Before the next one is synced, so that frames are applied in their order.
         let sink = self.sink.lock();
-        drop(writer);
-        let handed_over = self.hand_over();
+        drop(syncing);
         if let Some((formed, written)) = outcome {
             self.answer(formed, written, sink.as_deref(), &mut finished);
         }
@@ -319,6 +338,18 @@ impl Log {
         pass(Point::GroupShown);
         finished.wake();
         handed_over
+    }
+
+    /// Syncs a group that was written, unless that failed, or the group before did.
+    fn sync_group(&self, outcome: Option<Written>) -> Option<(Formed, Result<()>)> {
+        let (formed, written) = outcome?;
+        let sync = |unsynced: Option<Unsynced>| match unsynced {
+            Some(unsynced) => self
+                .require_sound()
+                .and_then(|()| self.sync_written(&unsynced)),
+            None => Ok(()),
+        };
+        Some((formed, written.and_then(sync)))
     }
 
     /// Forms the group that waits, if one does. The sender may take its frame from here on, while
@@ -505,7 +536,7 @@ impl Log {
             pending
                 .waiter
                 .as_ref()
-                .filter(|waiter| waiter.blocking)
+                .filter(|waiter| waiter.is_blocking())
                 .cloned()
         });
         match blocking {

@@ -23,7 +23,7 @@ impl Log {
         raise_term: bool,
     ) -> Result<EpochRecord> {
         self.settle()?;
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         match &*self.state.read() {
             LogState::Reading | LogState::Following => {}
             LogState::Writing => {
@@ -179,7 +179,7 @@ impl Log {
     /// Ends this node's right to write, durably, before anything else: a newer term exists. What
     /// waits ends as unknown. Reads go on.
     pub(crate) fn fence(&self, by: TermMark) -> Result<()> {
-        let writer = self.writer.lock();
+        let writer = self.writer();
         pass(Point::FenceBegins);
         self.change_manifest(|manifest| {
             manifest.fenced_by = Some(by);
@@ -197,7 +197,7 @@ impl Log {
     /// Stands still, durably, until an operator has chosen between two histories. What waits ends
     /// as unknown. Reads go on.
     pub(crate) fn halt(&self, why: &str) -> Result<()> {
-        let writer = self.writer.lock();
+        let writer = self.writer();
         self.change_manifest(|manifest| manifest.halted = Some(why.to_owned()))?;
         self.stop_writing(LogState::Halted(why.to_owned()));
         drop(writer);
@@ -295,7 +295,7 @@ impl Log {
         if self.state() == LogState::Writing {
             self.append_watermark_and_wait()?;
         }
-        let writer = self.writer.lock();
+        let writer = self.writer();
         match self.state() {
             LogState::Following => {
                 self.sync_active(&writer)?;

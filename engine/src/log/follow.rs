@@ -13,7 +13,7 @@ impl Log {
     /// `Fenced`, `Poisoned`, `Closed`, `NotWriter` for a node that writes, `Io`.
     pub(crate) fn begin_following(&self) -> Result<()> {
         self.settle()?;
-        let _writer = self.writer.lock();
+        let _writer = self.writer();
         let mut state = self.state.write();
         match &*state {
             LogState::Reading => *state = LogState::Following,
@@ -38,7 +38,7 @@ impl Log {
 
     /// Stops taking frames; reads go on. What was taken stays.
     pub(crate) fn stop_following(&self) {
-        let _writer = self.writer.lock();
+        let _writer = self.writer();
         let mut state = self.state.write();
         if *state == LogState::Following {
             *state = LogState::Reading;
@@ -51,7 +51,7 @@ impl Log {
     /// # Errors
     /// `NotHeld` when the run does not begin where this log ends; those of writing otherwise.
     pub(crate) fn append_run(&self, run: &FrameRun) -> Result<Lsn> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         self.check_continues(&writer, run)?;
         self.learn_epochs(run)?;
         let mut start = run.range().start;
@@ -90,7 +90,7 @@ impl Log {
     /// # Errors
     /// As [`Log::append_run`].
     pub(crate) fn takes(&self, run: &FrameRun) -> Result<()> {
-        self.check_continues(&self.writer.lock(), run)
+        self.check_continues(&self.writer(), run)
     }
 
     fn check_continues(&self, writer: &super::Writer, run: &FrameRun) -> Result<()> {
@@ -160,7 +160,7 @@ impl Log {
 
     /// Makes everything that was appended durable. Answers with the durable end.
     pub(crate) fn sync(&self) -> Result<Lsn> {
-        let writer = self.writer.lock();
+        let writer = self.writer();
         self.require(&LogState::Following)?;
         if self.cell.durable() < writer.chain.lsn {
             self.sync_active(&writer)?;

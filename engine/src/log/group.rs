@@ -38,6 +38,7 @@ impl Log {
             return None;
         }
         let mut writer = self.writer.lock_arc();
+        drop(self.syncing.lock());
         let mut finished = Finished::default();
         let formed = self.next_group(&mut writer, &mut finished);
         Some(Group {

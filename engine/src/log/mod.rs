@@ -4,9 +4,12 @@
 //! commit ─→ queue ─→ leader forms one frame ─→ memory ─┬→ write, fsync ─→ sink ─→ visible ─→ OK
 //!                                                      └→ readers of the tail (the sender)
 //! ```
-//! One thread at a time leads: it takes what waits, forms a frame, writes and syncs it, hands the
-//! leadership on, and then applies the frame and wakes its callers while the next leader's fsync
-//! runs. Locks are taken in the order writer, replacing, sink, queue, levels.
+//! One thread at a time leads: it takes what waits, forms a frame and writes it, waits until the
+//! group before is synced, and hands the leadership on. Then it syncs its group while the next one
+//! is formed and written, and applies it and wakes its callers while that is synced. Two groups at
+//! most are in flight, and one fsync. Where that does not pay, because the group is large or is
+//! written through the page cache, it hands the leadership on after its fsync. Locks are taken in
+//! the order writer, syncing, replacing, sink, queue, levels.
 
 mod blocks;
 mod check;
@@ -177,6 +180,11 @@ pub(crate) struct Log {
     queue: Mutex<Queue>,
     /// Shared with the group that is led step by step, which holds it from step to step.
     writer: Arc<Mutex<Writer>>,
+    /// Held by whoever syncs a group and has left the writer to the next one.
+    syncing: Mutex<()>,
+    /// Whether segments are written past the page cache. Through it a write waits for the pages
+    /// that are being synced, and holds up the sync.
+    past_cache: AtomicBool,
     entropy: Mutex<Arc<dyn Entropy>>,
     preparation: Mutex<Ahead>,
     sink: Mutex<Option<Arc<dyn FrameSink>>>,
@@ -306,7 +314,7 @@ impl Log {
 
     /// Chain, history and positions of one moment.
     pub(crate) fn view(&self) -> LogView {
-        let writer = self.writer.lock();
+        let writer = self.writer();
         LogView {
             chain: writer.chain,
             history: self.history(),
@@ -325,7 +333,7 @@ impl Log {
 
     /// The chain that the next frame continues.
     pub(crate) fn chain(&self) -> Chain {
-        self.writer.lock().chain
+        self.writer().chain
     }
 
     /// Longest batch in bytes, as encoded.

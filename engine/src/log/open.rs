@@ -206,6 +206,8 @@ impl Log {
                 log_base: super::time::Base::default(),
                 unsettled,
             })),
+            syncing: Mutex::default(),
+            past_cache: AtomicBool::new(false),
             entropy: Mutex::new(Arc::new(SystemEntropy)),
             preparation: Mutex::default(),
             sink: Mutex::new(None),

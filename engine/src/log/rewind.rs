@@ -26,7 +26,7 @@ impl Log {
         let chain = *self.cursor(fork)?.chain();
         let aside = self.copy_aside(fork)?;
         pass(Point::ForkKept);
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         self.require(&LogState::Following)?;
         let visible = self.cell.visible();
         assert!(

@@ -53,7 +53,7 @@ impl Log {
     /// Whoever calls this has heard from the peer, or need not: there is none, an operator said so,
     /// or this node follows and is sent again what it lacks.
     pub(crate) fn settle(&self) -> Result<()> {
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         let Some(unsettled) = writer.unsettled.clone() else {
             return Ok(());
         };

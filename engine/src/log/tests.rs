@@ -2,6 +2,7 @@ mod check;
 mod full;
 mod golden;
 mod mend;
+mod overlap;
 mod recover;
 
 use std::collections::BTreeMap;

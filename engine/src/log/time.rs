@@ -82,7 +82,7 @@ impl Log {
 
     /// Log time, if it stands still.
     pub(crate) fn held_log_time(&self) -> Option<HeldLogTime> {
-        let writer = self.writer.lock();
+        let writer = self.writer();
         (writer.log_base.held && self.state() == LogState::Writing).then(|| HeldLogTime {
             log_ms: writer.chain.log_ms,
             wall_ms: self.clock.wall_ms(),
@@ -95,7 +95,7 @@ impl Log {
     /// Those of a commit.
     pub(crate) fn confirm_log_time(&self) -> Result<()> {
         self.require(&LogState::Writing)?;
-        let mut writer = self.writer.lock();
+        let mut writer = self.writer();
         if !writer.log_base.held {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Log {
 
     /// Carries log time on while nobody commits and puts wait to expire.
     pub(super) fn time_step(&self) -> Option<Duration> {
-        let stands = || self.writer.lock().log_base.held;
+        let stands = || self.writer().log_base.held;
         if self.state() != LogState::Writing || !self.has_expiring() || stands() {
             return None;
         }

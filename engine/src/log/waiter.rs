@@ -4,9 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
 use super::Log;
 use crate::error::CommitError;
@@ -43,23 +44,54 @@ pub(super) enum Turn {
 #[derive(Debug)]
 pub(super) struct Waiter {
     stage: Mutex<Stage>,
-    woken: Condvar,
-    waker: Mutex<Option<Waker>>,
-    /// Whether a thread blocks on it, which may therefore be asked to lead.
-    pub(super) blocking: bool,
+    waits: Waits,
+}
+
+/// Who waits.
+#[derive(Debug)]
+enum Waits {
+    /// A thread, which blocks and may therefore be asked to lead; until its deadline, if it has
+    /// one.
+    Thread {
+        thread: Thread,
+        deadline: Option<Instant>,
+    },
+    Task(Mutex<Option<Waker>>),
 }
 
 impl Waiter {
-    pub(super) fn new(blocking: bool) -> Arc<Self> {
-        Arc::new(Self {
-            stage: Mutex::new(Stage::Queued),
-            woken: Condvar::new(),
-            waker: Mutex::new(None),
-            blocking,
-        })
+    /// This thread, which will block.
+    pub(super) fn blocking(deadline: Option<Instant>) -> Arc<Self> {
+        let thread = std::thread::current();
+        Self::new(Waits::Thread { thread, deadline })
     }
 
+    /// A task that polls.
+    pub(super) fn polled() -> Arc<Self> {
+        Self::new(Waits::Task(Mutex::default()))
+    }
+
+    fn new(waits: Waits) -> Arc<Self> {
+        let stage = Mutex::new(Stage::Queued);
+        Arc::new(Self { stage, waits })
+    }
+
+    /// Whether a thread blocks on it, which may therefore be asked to lead.
+    pub(super) const fn is_blocking(&self) -> bool {
+        matches!(self.waits, Waits::Thread { .. })
+    }
+
+    /// Who may give up before the end is told what it is then to be found by.
     pub(super) fn formed(&self, receipt: Receipt) {
+        if !matches!(
+            self.waits,
+            Waits::Thread {
+                deadline: Some(_),
+                ..
+            }
+        ) {
+            return;
+        }
         let mut stage = self.stage.lock();
         assert!(matches!(*stage, Stage::Queued), "formed twice: {stage:?}");
         *stage = Stage::Formed(receipt);
@@ -73,7 +105,8 @@ impl Waiter {
             "a leader must be queued: {stage:?}"
         );
         *stage = Stage::Lead;
-        self.woken.notify_one();
+        drop(stage);
+        self.wake();
     }
 
     pub(super) fn finish(&self, outcome: Outcome) {
@@ -83,20 +116,27 @@ impl Waiter {
             "a commit ended twice, now {outcome:?}"
         );
         *stage = Stage::Done(Some(outcome));
-        if self.blocking {
-            self.woken.notify_one();
-            return;
-        }
         drop(stage);
-        if let Some(waker) = self.waker.lock().take() {
-            waker.wake();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        match &self.waits {
+            Waits::Thread { thread, .. } => thread.unpark(),
+            Waits::Task(waker) => {
+                if let Some(waker) = waker.lock().take() {
+                    waker.wake();
+                }
+            }
         }
     }
 
-    /// Waits until there is something to do.
+    /// Waits until there is something to do, on the thread that made it.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Turn {
-        let mut stage = self.stage.lock();
         loop {
+            // Before the look, so that what comes while time runs out is still seen.
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let mut stage = self.stage.lock();
             match &mut *stage {
                 Stage::Lead => {
                     // The group that it leads need not reach back to its own commit.
@@ -107,28 +147,26 @@ impl Waiter {
                     Some(outcome) => return Turn::Done(outcome),
                     None => panic!("the outcome of a commit was taken twice"),
                 },
+                Stage::Queued if left == Some(Duration::ZERO) => return Turn::Late(None),
+                Stage::Formed(receipt) if left == Some(Duration::ZERO) => {
+                    return Turn::Late(Some(*receipt));
+                }
                 Stage::Queued | Stage::Formed(_) => {}
             }
-            let late = match deadline {
-                Some(deadline) => self.woken.wait_until(&mut stage, deadline).timed_out(),
-                None => {
-                    self.woken.wait(&mut stage);
-                    false
-                }
-            };
-            if late {
-                match *stage {
-                    Stage::Queued => return Turn::Late(None),
-                    Stage::Formed(receipt) => return Turn::Late(Some(receipt)),
-                    Stage::Lead | Stage::Done(_) => {}
-                }
+            drop(stage);
+            match left {
+                Some(left) => std::thread::park_timeout(left),
+                None => std::thread::park(),
             }
         }
     }
 
     fn poll(&self, context: &Context<'_>) -> Poll<Outcome> {
+        let Waits::Task(waker) = &self.waits else {
+            panic!("the future of a thread that blocks was polled");
+        };
         // The waker first: an outcome that arrives in between then finds it.
-        let mut waker = self.waker.lock();
+        let mut waker = waker.lock();
         let mut stage = self.stage.lock();
         if let Stage::Done(outcome) = &mut *stage {
             return match outcome.take() {

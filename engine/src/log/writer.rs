@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use parking_lot::MutexGuard;
 
 use super::blocks::BlockWriter;
 use super::lane::Reserve;
@@ -14,7 +15,7 @@ use crate::config::WriteMode;
 use crate::conflict::Recent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Chain, ChainRecord, FrameFields, FrameHeader, FrameKind, Lsn, SEGMENT_FOOTER_LEN,
+    Chain, ChainRecord, FrameFields, FrameHeader, FrameKind, Lsn, Position, SEGMENT_FOOTER_LEN,
     SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader,
 };
 use crate::fs::{Access, BLOCK_LEN, File};
@@ -43,7 +44,24 @@ pub(super) struct Active {
     pub(super) frames: u64,
 }
 
+/// What was written and does not last yet.
+pub(super) struct Unsynced {
+    file: Arc<dyn File>,
+    ordinal: u64,
+    end: Position,
+}
+
 impl Writer {
+    /// All that was written.
+    pub(super) fn unsynced(&self) -> Option<Unsynced> {
+        let active = self.active.as_ref()?;
+        Some(Unsynced {
+            file: active.blocks.file().clone(),
+            ordinal: active.segment.header.ordinal,
+            end: self.chain.position(),
+        })
+    }
+
     /// Fields of a frame that this node forms now.
     pub(super) fn fields(&self, log: &Log, kind: FrameKind, batches: u32) -> FrameFields {
         let wall_ms = log.clock.wall_ms();
@@ -74,6 +92,18 @@ impl Writer {
 }
 
 impl Log {
+    /// The writer, with no group in flight: what was formed lasts, or the log is poisoned.
+    pub(super) fn writer(&self) -> MutexGuard<'_, Writer> {
+        let writer = self.writer.lock();
+        self.wait_for_sync();
+        writer
+    }
+
+    /// Waits, with the writer's lock held, until the group before is synced.
+    pub(super) fn wait_for_sync(&self) {
+        drop(self.syncing.lock());
+    }
+
     /// Makes room for a frame of `len` bytes: seals the active segment and opens the next one where
     /// it does not fit. Answers whether the frame will be the first of its segment.
     ///
@@ -94,6 +124,8 @@ impl Log {
 
     /// Seals the active segment, if there is one, and goes on in the next.
     pub(super) fn rotate(&self, writer: &mut Writer, reserve: Reserve) -> Result<()> {
+        self.wait_for_sync();
+        self.require_sound()?;
         // The file first: a full disk is met before anything changed.
         // Behind the last segment, which is a sealed one after a crash between a seal and the next
         // header.
@@ -169,19 +201,25 @@ impl Log {
     pub(super) fn open_for_writing(&self, ordinal: u64) -> Result<Arc<dyn File>> {
         let name = file_name(ordinal);
         let direct = self.fs.open(&name, Access::WriteDirect);
-        let opened = match (self.config.write_mode, direct) {
-            (WriteMode::Buffered, _) => self.fs.open(&name, Access::Write),
-            (WriteMode::Auto, Err(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
-                self.fs.open(&name, Access::Write)
-            }
-            (_, direct) => direct,
+        let buffered = || {
+            let file = self.fs.open(&name, Access::Write)?;
+            Ok((file, false))
         };
-        opened.map_err(|error| {
+        let opened = match (self.config.write_mode, direct) {
+            (WriteMode::Buffered, _) => buffered(),
+            (WriteMode::Auto, Err(error)) if error.kind() == std::io::ErrorKind::Unsupported => {
+                buffered()
+            }
+            (_, direct) => direct.map(|file| (file, true)),
+        };
+        let (file, past_cache) = opened.map_err(|error| {
             Error::io(
                 format_args!("open {}/{name} for writing", self.fs.place()),
                 error,
             )
-        })
+        })?;
+        self.past_cache.store(past_cache, Ordering::Relaxed);
+        Ok(file)
     }
 
     /// Puts a formed frame (or run of frames) into memory. From here on it is part of the log.
@@ -213,11 +251,15 @@ impl Log {
 
     /// Makes everything that was written last. An error poisons the log; it is never tried again.
     pub(super) fn sync_active(&self, writer: &Writer) -> Result<()> {
-        let Some(active) = &writer.active else {
-            return Ok(());
-        };
-        let sync = || match active.blocks.sync() {
-            Err(_) if on(Bug::RetriedFsync) => active.blocks.sync(),
+        writer
+            .unsynced()
+            .map_or(Ok(()), |unsynced| self.sync_written(&unsynced))
+    }
+
+    /// The same of what was written by then.
+    pub(super) fn sync_written(&self, unsynced: &Unsynced) -> Result<()> {
+        let sync = || match unsynced.file.sync() {
+            Err(_) if on(Bug::RetriedFsync) => unsynced.file.sync(),
             Err(_) if on(Bug::NoPoison) => Ok(()),
             synced => synced,
         };
@@ -226,14 +268,15 @@ impl Log {
         let synced = if on(Bug::NoFsync) { Ok(()) } else { sync() };
         self.counters.fsyncs.add(self.now().saturating_sub(began));
         synced.map_err(|error| {
-            let name = file_name(active.segment.header.ordinal);
+            let name = file_name(unsynced.ordinal);
             let error = Error::io(format_args!("fsync {name}"), error);
             self.poison(&error);
             error
         })?;
         pass(Point::Synced);
-        let position = writer.chain.position();
-        self.cell.change(|now| now.durable = position);
+        // Of what was written meanwhile, some may have failed, in a block that is also this one's.
+        self.require_sound()?;
+        self.cell.change(|now| now.durable = unsynced.end);
         let now_ns = self.now_ns();
         self.synced_at_ns.store(now_ns, Ordering::Relaxed);
         if !self.mark_armed.swap(true, Ordering::AcqRel) {
@@ -280,6 +323,15 @@ impl Log {
         } else {
             Err(self.not_writing_but(wanted))
         }
+    }
+
+    /// # Errors
+    /// `Poisoned`.
+    pub(super) fn require_sound(&self) -> Result<()> {
+        if matches!(*self.state.read(), LogState::Poisoned(_)) {
+            return Err(self.not_writing());
+        }
+        Ok(())
     }
 
     fn not_writing_but(&self, wanted: &LogState) -> Error {

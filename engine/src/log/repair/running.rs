@@ -82,7 +82,7 @@ impl Log {
     /// The sealed segments of which all is left, and where the log stands behind each.
     fn sealed(&self) -> Vec<(Arc<Segment>, Chain)> {
         let (pieces, end) = {
-            let writer = self.writer.lock();
+            let writer = self.writer();
             (self.segments.pieces(), writer.chain)
         };
         let behind = pieces
