@@ -281,9 +281,16 @@ pub(super) fn judge(
     };
     let marked = mark.map(|mark| counts(mark.epoch, mark.lsn));
     let replayed = replay.map(|replay| counts(replay.epoch.2, replay.lsn));
+    // What was compacted by was shown here, to the end of its frame.
+    let compacted = survey.sparse.iter().map(|header| header.horizon).max();
+    let compacted = compacted.map(|horizon| {
+        let within = survey.ends.iter().find(|end| end.lsn >= horizon);
+        within.map_or(horizon, |end| end.lsn)
+    });
     let vouched = marked
         .into_iter()
         .chain(replayed)
+        .chain(compacted)
         .fold(survey.vouched, Lsn::max);
     // By all that is known, and not only by what is left: damage to what a node once received does
     // not take away that it wrote since.

@@ -33,7 +33,7 @@ impl Feed {
     /// Shows what opening may show: what readers might have seen before, as far as the disk is
     /// known to hold it. A node that has no peer shows all of that: nobody can have gone on without
     /// it.
-    pub(super) fn show_recovered(&self, log: &Log, state: &State) -> Result<()> {
+    pub(super) fn show_recovered(&self, log: &Arc<Log>, state: &State) -> Result<()> {
         let durable = log.positions().durable.lsn;
         let shown = if log.has_peer() {
             log.chain().visible
@@ -41,9 +41,10 @@ impl Feed {
             durable
         };
         // The replay point was shown here, though no frame may say so, and so was what was
-        // compacted.
+        // compacted, and by which horizon: of states below that not all is left.
         let replayed = self.cursor.lock().lsn().max(log.whole_from());
-        self.show(log, state, shown.min(durable).max(replayed))?;
+        let whole = frame_end(log, log.sparse_horizon().min(durable))?;
+        self.show(log, state, shown.min(durable).max(replayed).max(whole))?;
         Ok(())
     }
 
@@ -157,6 +158,18 @@ impl Progress {
             "the log is replayed into the index"
         );
     }
+}
+
+/// The end of the frame in which `lsn` lies, or `lsn` if one ends there.
+fn frame_end(log: &Arc<Log>, lsn: Lsn) -> Result<Lsn> {
+    if lsn <= log.whole_from() {
+        return Ok(lsn);
+    }
+    let mut cursor = log.cursor_before(lsn)?;
+    if cursor.lsn() < lsn {
+        cursor.next_up_to(Lsn(u64::MAX), 0)?;
+    }
+    Ok(cursor.lsn())
 }
 
 /// A state that was replayed from its replay point up to what readers may see, and where it ends.

@@ -20,8 +20,18 @@ pub(crate) enum Outcome {
     Unheard,
 }
 
-/// One operation of a batch: a key, and its value unless it is deleted.
-pub(crate) type Operation = (Bytes, Option<Bytes>);
+/// One operation of a batch, as its commit must show it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Operation {
+    /// The keyspace's id.
+    pub(crate) keyspace: u32,
+    pub(crate) op: Op,
+    pub(crate) key: Bytes,
+    /// Of a deleted range the first key that stays; empty where there is none.
+    pub(crate) value: Bytes,
+    /// For how long a put has its value, in log time.
+    pub(crate) ttl_ms: Option<u64>,
+}
 
 #[derive(Debug)]
 pub(crate) struct Entry {
@@ -83,9 +93,26 @@ impl Ledger {
         Some(u64::from_le_bytes(*id.value.first_chunk::<8>()?))
     }
 
+    /// The drop of a keyspace, which has no client's number in it, by its receipt.
+    fn drop_of(&self, shown: &Committed) -> Option<u64> {
+        let [change] = shown.changes.as_slice() else {
+            return None;
+        };
+        let dropped = change.keyspace.id();
+        let is_it = |(_, entry): &(u64, &Entry)| match (&entry.outcome, entry.operations.as_slice())
+        {
+            (Some(Outcome::Ok(receipt) | Outcome::Unknown(receipt)), [only]) => {
+                (only.op, only.keyspace) == (Op::DropKeyspace, dropped)
+                    && (receipt.epoch, receipt.lsn) == (shown.epoch, shown.lsn)
+            }
+            _ => false,
+        };
+        self.entries().find(is_it).map(|(id, _)| id)
+    }
+
     /// Compares a commit that a node shows with what a client had asked for. Answers with its id.
     pub(crate) fn compare(&mut self, shown: &Committed) -> Checked<u64> {
-        let id = Self::id_of(shown);
+        let id = Self::id_of(shown).or_else(|| self.drop_of(shown));
         check(id.is_some(), "I9", || {
             format!("commit {} at {} is no client's", shown.commit, shown.lsn)
         })?;
@@ -96,11 +123,11 @@ impl Ledger {
                 .operations
                 .iter()
                 .zip(&shown.changes)
-                .all(|((key, value), change)| {
-                    let deletes = change.op == Op::Delete;
-                    *key == change.key
-                        && value.is_none() == deletes
-                        && (deletes || value.as_ref() == Some(&change.value))
+                .all(|(asked, change)| {
+                    let expires_ms = asked.ttl_ms.map(|ttl_ms| shown.log_ms + ttl_ms);
+                    (asked.keyspace, asked.op) == (change.keyspace.id(), change.op)
+                        && (&asked.key, &asked.value) == (&change.key, &change.value)
+                        && expires_ms == change.expires_ms
                 });
         check(same, "I1", || {
             format!("commit {id} is not what its client wrote: {shown:?}")

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fastrand::Rng;
 use outlast_engine::entropy::Entropy;
@@ -15,6 +16,7 @@ use crate::clock::SimClock;
 use crate::observer::Seen;
 use crate::oracle::FrameEnd;
 use crate::process::Process;
+use crate::reader::HISTORY_LOG_BYTES;
 
 pub(crate) struct Node {
     pub(crate) id: NodeId,
@@ -33,6 +35,8 @@ pub(crate) struct Node {
     /// The disk was told to fail.
     pub(crate) failing: bool,
     pub(crate) slow_until_ns: u64,
+    /// How far ahead of the log its wall clock may be when it begins to write.
+    ahead_max: Duration,
     /// A bit that was flipped in a log's file, and where.
     rotten: Option<(String, usize)>,
 }
@@ -61,7 +65,13 @@ pub(crate) struct Kept {
 }
 
 impl Node {
-    pub(crate) fn new(id: NodeId, fs: MemFs, clock: SimClock, seed: u64) -> Self {
+    pub(crate) fn new(
+        id: NodeId,
+        fs: MemFs,
+        clock: SimClock,
+        seed: u64,
+        ahead_max: Duration,
+    ) -> Self {
         Self {
             id,
             fs,
@@ -75,6 +85,7 @@ impl Node {
             power_at: None,
             failing: false,
             slow_until_ns: 0,
+            ahead_max,
             rotten: None,
         }
     }
@@ -89,12 +100,14 @@ impl Node {
         self.open_on(self.fs.crash(Crash::KeepAll))
     }
 
-    fn open_on(&self, fs: MemFs) -> outlast_engine::Result<Store> {
+    /// Opens a store of this machine on another disk.
+    pub(crate) fn open_on(&self, fs: MemFs) -> outlast_engine::Result<Store> {
         let config = Config {
             background: false,
             flush_after_entries: 12,
             flush_after_log_bytes: 20_000,
-            history_log_bytes: 4_000,
+            history_log_bytes: HISTORY_LOG_BYTES,
+            log_time_ahead_max: self.ahead_max,
             ..Config::default()
         };
         let store = Store::open_on(Arc::new(fs), self.clock.clone(), config)?;

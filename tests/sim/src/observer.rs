@@ -85,6 +85,7 @@ impl Observer {
                     epoch: epoch.id,
                     check: header.check,
                     watermark: header.watermark,
+                    log_ms: header.log_ms,
                 };
                 oracle.frame(node, frame)?;
                 self.ends.push(frame);
@@ -111,6 +112,11 @@ impl Observer {
     pub(crate) fn frame_of(&self, lsn: Lsn) -> Option<FrameEnd> {
         let at = self.ends.partition_point(|frame| frame.end < lsn);
         self.ends.get(at).copied()
+    }
+
+    /// Log time at `lsn`: that of the frame in which it lies.
+    pub(crate) fn log_ms_at(&self, lsn: Lsn) -> u64 {
+        self.frame_of(lsn).map_or(0, |frame| frame.log_ms)
     }
 
     /// What frames vouch for that `node` itself wrote and fsynced, behind the start of its newest

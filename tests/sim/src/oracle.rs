@@ -16,6 +16,8 @@ pub(crate) struct FrameEnd {
     pub(crate) check: u32,
     /// What it vouches for, where its writer wrote it.
     pub(crate) watermark: Lsn,
+    /// Its log time.
+    pub(crate) log_ms: u64,
 }
 
 #[derive(Debug, Default)]

@@ -46,6 +46,10 @@ pub(crate) enum Act {
     Promote { node: usize, sick: bool, dry: bool },
     /// An operator lets a restarted primary go on without its standby.
     ResumeAlone(usize),
+    /// An operator has looked at the clock of a machine.
+    ConfirmTime(usize),
+    /// A backup is taken, and a node made of it.
+    Restore(usize),
 }
 
 /// Everything about a run that is fixed beforehand.
@@ -70,6 +74,10 @@ pub(crate) struct Plan {
     pub(crate) stepped: u8,
     /// In percent: starts during which the power goes again.
     pub(crate) nested: u8,
+    /// In percent: puts that expire.
+    pub(crate) expiring: u8,
+    /// How far ahead of the log a wall clock may be when a node begins to write.
+    pub(crate) ahead_max_ms: u64,
     /// Whether messages of earlier sessions turn up again.
     pub(crate) replays: bool,
     /// Whether bits of data flip on their way.
@@ -103,6 +111,16 @@ impl Plan {
                 None => {}
             }
         }
+        let ahead_max_ms = *rng.choice(&[1, 400]).unwrap_or(&1) * 3_600_000;
+        let node = |rng: &mut Rng| if pair { rng.usize(..2) } else { 0 };
+        for _ in 0..rng.u8(..3) {
+            let at = rng.u64(20 * MS..chaos_ns);
+            match rng.u8(..4) {
+                0 => acts.push((at, Act::ConfirmTime(node(rng)))),
+                1 => acts.push((at, Act::Restore(node(rng)))),
+                _ => acts.extend(Self::leap(rng, at)),
+            }
+        }
         acts.sort_by_key(|(at, _)| *at);
         Self {
             pair,
@@ -118,6 +136,8 @@ impl Plan {
             replicated: rng.u8(..80),
             stepped: *rng.choice(&[0, 30, 90]).unwrap_or(&30),
             nested: *rng.choice(&[0, 20, 50]).unwrap_or(&20),
+            expiring: *rng.choice(&[0, 10, 40]).unwrap_or(&10),
+            ahead_max_ms,
             replays: rng.u8(..5) == 0,
             flips: rng.u8(..8) == 0,
             rots: rng.u8(..6) == 0,
@@ -158,6 +178,16 @@ impl Plan {
         ]
     }
 
+    /// The date of the first node is set far on, and its process begins anew: log time leaps, or
+    /// stands still.
+    fn leap(rng: &mut Rng, at: u64) -> [(u64, Act); 2] {
+        let by_ms = rng.i64(30..80) * 3_600_000;
+        [
+            (at, Act::WallJump { node: 0, by_ms }),
+            (at + MS, Act::Kill(0)),
+        ]
+    }
+
     /// An operation of a disk fails once, and then there is no power.
     fn spoil(rng: &mut Rng, at: u64, pair: bool) -> [(u64, Act); 2] {
         let node = if pair { rng.usize(..2) } else { 0 };
@@ -188,7 +218,12 @@ impl Plan {
             6 => Act::SlowDisk { node, for_ns },
             7 => Act::WallJump {
                 node,
-                by_ms: rng.i64(-86_400_000..86_400_000),
+                by_ms: {
+                    let far_ms = *rng
+                        .choice(&[2_000, 7_200_000, 86_400_000, 400_000_000])
+                        .unwrap_or(&2_000);
+                    rng.i64(-far_ms..far_ms)
+                },
             },
             8 => Act::BothPower,
             9 => Act::Break,

@@ -52,7 +52,7 @@ planted! {
     CutInMidLog, 100, "recovery cuts below what was vouched for";
     WatermarkAtZero, 1000, "frames vouch for nothing";
     StaleFrame, 100, "recovery takes a frame behind the end of the log";
-    FetchBackSkipped, 100, "a restarted primary does not fetch its lost tail back";
+    FetchBackSkipped, 1000, "a restarted primary does not fetch its lost tail back";
     VisibilityOutOfOrder, 100, "a standby shows what its primary does not show yet";
     ForeignWatermark, 1000, "a primary's watermark counts as evidence on the standby";
     SealBeforeSync, 3000, "a footer is written before what it seals is fsynced";
@@ -65,6 +65,14 @@ planted! {
     SparseNotSynced, 100, "a sparse segment takes the place of others before it is synced";
     CompactionLosesNewest, 100, "a compaction leaves out the newest of some keys";
     DeleteLeavesEarly, 1000, "a compaction leaves out deletes that still hide something";
+    RangeDeleteForgotten, 100, "a range delete on the disk is not found over its keys";
+    RangeDeleteGone, 100, "a range delete goes with a merge while it still hides something";
+    ExpiredDropped, 1000, "a merge drops an expired put instead of making a delete of it";
+    SnapshotsForgotten, 100, "a merge forgets the snapshots below the horizon";
+    HorizonTooHigh, 100, "a merge drops what readers above the horizon may see";
+    ExpiryByWallClock, 100, "puts expire by the clock of the node that reads";
+    ExpiryLate, 100, "a put counts as expired a millisecond too late";
+    DeleteGone, 100, "a delete goes while an older version of its key is left";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with

@@ -72,6 +72,18 @@ counts! {
     commits_unknown,
     /// Reads of a profile.
     reads,
+    /// Reads of a profile that has expired.
+    expired,
+    /// Looks at states of the past.
+    recalled,
+    /// Ranges of keys that clients deleted.
+    ranges_deleted,
+    /// Keyspaces that were dropped.
+    keyspaces_dropped,
+    /// Backups of which a node was made.
+    restored,
+    /// Times when log time stood still, and an operator let it go on.
+    time_confirmed,
     /// Losses of power.
     power_cuts,
     /// Losses of power while the node was starting.

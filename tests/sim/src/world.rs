@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fastrand::Rng;
 use outlast_engine::format::{ClusterId, NodeId};
@@ -143,7 +144,13 @@ impl World {
                 (_, [_, rate], [_, wall]) => (rate, wall),
             };
             let clock = SimClock::new(true_ns.clone(), rate, wall + options.wall_shift_ms);
-            Node::new(id, fs, clock, rng.u64(..))
+            Node::new(
+                id,
+                fs,
+                clock,
+                rng.u64(..),
+                Duration::from_millis(plan.ahead_max_ms),
+            )
         });
         Self {
             now_ns: 0,

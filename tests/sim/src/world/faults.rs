@@ -64,6 +64,8 @@ impl World {
             }
             Act::Promote { node, sick, dry } => self.promote(node, sick, dry),
             Act::ResumeAlone(node) => self.abandon(node),
+            Act::ConfirmTime(node) => self.confirm_time(node),
+            Act::Restore(node) => self.restore(node),
         }
     }
 

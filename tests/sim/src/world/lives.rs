@@ -68,6 +68,7 @@ impl World {
 
     fn begin(&mut self, node: usize) -> Checked<outlast_engine::Result<()>> {
         if self.rng.u8(..100) < 10 {
+            self.say(Some(node), format_args!("its index is lost"));
             self.node(node).lose_index();
             self.counts.indexes_lost += 1;
         }
@@ -86,7 +87,7 @@ impl World {
         let mut observer = Observer::new(&store, &self.node(node).seen)?;
         let id = self.node(node).id;
         observer.look(&store, id, &mut self.oracle)?;
-        let mut reader = Reader::new(&store, &self.node(node).feed)?;
+        let mut reader = Reader::new(&store, &self.node(node).feed.clone(), &mut self.ledger)?;
         reader.advance(&mut self.ledger)?;
         let positions = store.positions();
         let state = store.state();
@@ -112,10 +113,10 @@ impl World {
     fn compare_copies(&mut self, node: usize, one: &Store, other: &Store) -> Checked {
         let (a, b) = (one.log_view(), other.log_view());
         check(a == b, "I8", || format!("opened twice: {a:?} and {b:?}"))?;
-        let mut reader = Reader::new(other, &self.node(node).feed)?;
+        let mut reader = Reader::new(other, &self.node(node).feed.clone(), &mut self.ledger)?;
         reader.advance(&mut self.ledger)?;
-        reader.compare(one)?;
-        reader.compare(other)
+        reader.compare(one, None)?;
+        reader.compare(other, None)
     }
 
     /// What a node had promised is still there.

@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 
-use outlast_engine::format::EpochReason;
-use outlast_engine::{Level, Store};
+use outlast_engine::format::{EpochReason, NodeId};
+use outlast_engine::fs::MemFs;
+use outlast_engine::{Committed, Level, RestoreOptions, Store, restore_on};
 use outlast_proto::ReceiverInput;
 use outlast_proto::SenderInput;
 use outlast_standby::certificate::{AcceptedLoss, PrimaryLastSeen, PromoteOptions};
@@ -13,7 +14,8 @@ use outlast_standby::status::Role;
 use super::World;
 use crate::ledger::Outcome;
 use crate::process::Process;
-use crate::violation::{Checked, check};
+use crate::reader::Reader;
+use crate::violation::{Checked, Violation, check};
 
 impl World {
     pub(super) fn promote(&mut self, node: usize, sick: bool, dry: bool) -> Checked {
@@ -74,6 +76,57 @@ impl World {
             })?;
         }
         Ok(())
+    }
+
+    /// Somebody has looked at the clock, and lets log time go on.
+    pub(super) fn confirm_time(&mut self, node: usize) -> Checked {
+        let Some(process) = &mut self.node_mut(node).process else {
+            return Ok(());
+        };
+        process.finish_groups();
+        if process.store.held_log_time().is_some() {
+            let confirmed = process.store.confirm_log_time().is_ok();
+            self.counts.time_confirmed += u64::from(confirmed);
+        }
+        self.settle(node)
+    }
+
+    /// A node that is made of a backup shows what the backup's source showed.
+    pub(super) fn restore(&mut self, node: usize) -> Checked {
+        let Some(process) = &self.node(node).process else {
+            return Ok(());
+        };
+        let (backup, disk) = (MemFs::new(), MemFs::new());
+        let shown = process.store.positions().visible;
+        let feed = process.reader.feed().to_vec();
+        let Ok(checkpoint) = process.store.checkpoint_on(&backup) else {
+            // Of a log that failed there is none.
+            return self.settle(node);
+        };
+        check(checkpoint.position() == shown, "I9", || {
+            format!("a backup of {shown:?} ends at {:?}", checkpoint.position())
+        })?;
+        let options = RestoreOptions::new("restored");
+        let options = RestoreOptions {
+            node: NodeId([0xd; 16]),
+            ..options
+        };
+        let made = restore_on(&backup, &disk, &options)
+            .and_then(|_| self.node(node).open_on(disk))
+            .and_then(|store| store.begin_epoch(EpochReason::Restart, "").map(|_| store));
+        let store = made.map_err(|error| {
+            Violation::new("I1", format!("no node can be made of a backup: {error}"))
+        })?;
+        let mut reader = Reader::new(&store, &feed, &mut self.ledger)?;
+        reader.advance(&mut self.ledger)?;
+        let place = |commit: &Committed| (commit.commit, commit.lsn, commit.epoch, commit.log_ms);
+        let same = reader.feed().iter().map(place).eq(feed.iter().map(place));
+        check(same, "I9", || {
+            format!("a backup of {shown:?} holds other commits")
+        })?;
+        reader.compare(&store, None)?;
+        self.counts.restored += 1;
+        self.settle(node)
     }
 
     pub(super) fn resume_alone(&mut self, node: usize) -> Checked {

@@ -138,7 +138,9 @@ impl World {
             let Some(process) = &self.node(node).process else {
                 return Err(missing(node));
             };
-            process.reader.compare(&process.store)?;
+            process
+                .reader
+                .compare(&process.store, Some(&process.observer))?;
             self.check_own_commits(node)?;
         }
         if self.count() == 2 && self.counts.promoted == 0 {
@@ -195,6 +197,10 @@ impl World {
         }
         let same = one.reader.model() == other.reader.model();
         check(same, "I8", || "the two states differ".to_owned())?;
+        let times = [one, other].map(|process| process.store.snapshot().log_ms());
+        check(times[0] == times[1], "I8", || {
+            format!("the two read by different log times: {times:?}")
+        })?;
         let (p, s) = (one.store.chain(), other.store.chain());
         check(p == s, "I2", || {
             format!("the two logs end as {p:?} and {s:?}")

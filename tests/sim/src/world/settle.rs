@@ -178,18 +178,23 @@ impl World {
             }
         });
         for (id, outcome) in answered {
-            self.decide(node, format_args!("commit {id}: {outcome:?}"));
-            match outcome {
-                Outcome::Ok(receipt) => {
-                    self.counts.commits_ok += 1;
-                    self.check_ok(node, id, &receipt)?;
-                }
-                Outcome::Failed(_) => self.counts.commits_failed += 1,
-                Outcome::Unknown(_) | Outcome::Unheard => self.counts.commits_unknown += 1,
-            }
-            self.ledger.end(id, outcome)?;
+            self.answered(node, id, outcome)?;
         }
         Ok(())
+    }
+
+    /// Takes the answer to one commit.
+    pub(super) fn answered(&mut self, node: usize, id: u64, outcome: Outcome) -> Checked {
+        self.decide(node, format_args!("commit {id}: {outcome:?}"));
+        match outcome {
+            Outcome::Ok(receipt) => {
+                self.counts.commits_ok += 1;
+                self.check_ok(node, id, &receipt)?;
+            }
+            Outcome::Failed(_) => self.counts.commits_failed += 1,
+            Outcome::Unknown(_) | Outcome::Unheard => self.counts.commits_unknown += 1,
+        }
+        self.ledger.end(id, outcome)
     }
 
     fn check_ok(&self, node: usize, id: u64, receipt: &outlast_engine::Receipt) -> Checked {
