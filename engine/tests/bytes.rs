@@ -19,7 +19,7 @@ use outlast_engine::clock::SystemClock;
 use outlast_engine::format::{ClusterId, FrameHeader, SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN};
 use outlast_engine::fs::{Access, Crash, Fs, MemFs, read_all};
 use outlast_engine::{
-    Batch, CommitOptions, Config, EpochReason, ErrorKind, InitOptions, Store, check_on,
+    Batch, CommitOptions, Compact, Config, EpochReason, ErrorKind, InitOptions, Store, check_on,
 };
 
 const SEGMENT_SIZE: usize = 64 << 10;
@@ -111,7 +111,7 @@ fn outcome(fs: &MemFs, expected: &Contents, what: &dyn std::fmt::Debug) -> Outco
         let kind = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Incompatible);
         let said = error.to_string();
         assert!(kind, "{what:?}: {:?}: {said}", error.kind());
-        let place = ["log/", "manifest", "mark"]
+        let place = ["log/", "index/", "manifest", "mark"]
             .iter()
             .any(|part| said.contains(part))
             || said.contains("segment ")
@@ -152,13 +152,24 @@ fn every_bit(
     name: &str,
     check: impl Fn(&MemFs, usize, Outcome) + Sync,
 ) {
+    some_bits(fs, expected, name, 1, check);
+}
+
+/// The same in every `step`th byte.
+fn some_bits(
+    fs: &MemFs,
+    expected: &Contents,
+    name: &str,
+    step: usize,
+    check: impl Fn(&MemFs, usize, Outcome) + Sync,
+) {
     let len = read_all(fs, name).unwrap().len();
     // Two halves at a time, each on files of its own.
     std::thread::scope(|scope| {
         for half in 0..2 {
             let (fs, check) = (fs.crash(Crash::KeepAll), &check);
             scope.spawn(move || {
-                for offset in (half..len).step_by(2) {
+                for offset in (half * step..len).step_by(2 * step) {
                     for bit in 0..8 {
                         let what = (name, offset, bit);
                         fs.rot(name, offset, 1 << bit).unwrap();
@@ -244,6 +255,135 @@ fn every_flipped_bit_of_a_control_file_is_found_or_means_nothing() {
             );
         });
     }
+}
+
+/// A store whose log was compacted, with an index of several runs in which a range delete, expired
+/// puts and a dropped keyspace hide something. `whole` is left as a compaction leaves it; else the
+/// power goes when the sparse segment stands and what it replaces is not gone yet.
+fn compacted(cluster: u8, whole: bool) -> (MemFs, Contents) {
+    let (fs, store) = new_store(cluster);
+    store.close().unwrap();
+    let fs = fs.crash(Crash::KeepAll);
+    let config = Config {
+        background: false,
+        flush_after_entries: 40,
+        history_log_bytes: 0,
+        retain_log_bytes: Some(0),
+        ..Config::default()
+    };
+    let files = Arc::new(fs.clone());
+    let store = Store::open_on(files, Arc::<SystemClock>::default(), config).unwrap();
+    store.begin_epoch(EpochReason::Restart, "").unwrap();
+    let (mine, drafts) = (store.keyspace("k").unwrap(), store.keyspace("d").unwrap());
+    let commit = |batch| store.commit(batch, CommitOptions::default()).unwrap();
+    let put = |number: u32, len| {
+        let mut batch = Batch::new();
+        let key = format!("key {:02}", number % 20);
+        batch.put(&mine, key, vec![number as u8; len]).unwrap();
+        commit(batch);
+    };
+    let mut batch = Batch::new();
+    for number in 0..20 {
+        batch
+            .put(&mine, format!("old {number:02}"), [7; 40])
+            .unwrap();
+    }
+    commit(batch);
+    let mut number = 0;
+    let sealed = if whole { 2 } else { 5 };
+    while !has_frames(&fs, &format!("log/{:012}.seg", sealed + 1)) {
+        put(number, 4_000);
+        number += 1;
+    }
+    (0..20).for_each(|number| put(number, 40));
+    if whole {
+        // What was sealed a moment ago is still in memory.
+        for _ in 0..200 {
+            let _ = store.background_step();
+        }
+        store.compact_now(Compact::Order).unwrap();
+    }
+    let mut batch = Batch::new();
+    batch.delete_range(&mine, "key 03".."key 06").unwrap();
+    batch.put(&mine, "key 04", "again").unwrap();
+    batch.delete(&mine, "key 10").unwrap();
+    let ttl = std::time::Duration::ZERO;
+    batch.put_with_ttl(&mine, "key 11", "gone", ttl).unwrap();
+    batch.put(&drafts, "draft", "gone").unwrap();
+    commit(batch);
+    store
+        .drop_keyspace(&drafts, CommitOptions::default())
+        .unwrap();
+    let contents = contents(&store).unwrap();
+    assert_eq!(contents.len(), 36);
+    if whole {
+        store.close().unwrap();
+        return (fs.crash(Crash::KeepAll), contents);
+    }
+    let is_sparse = |fs: &MemFs| {
+        let names = fs.list("log").unwrap();
+        names.iter().any(|name| name.ends_with(".sparse"))
+    };
+    for _ in 0..100_000 {
+        let _ = store.background_step();
+        if is_sparse(&fs) {
+            let crashed = fs.crash(Crash::KeepAll);
+            assert!(has_frames(&crashed, FIRST), "it is gone already");
+            // Without a clean end the last commits are vouched for by nothing yet.
+            let again = crashed.crash(Crash::KeepAll);
+            let contents = self::contents(&open(&again).unwrap()).unwrap();
+            assert!(contents.len() >= 36, "{}", contents.len());
+            return (crashed, contents);
+        }
+    }
+    panic!("nothing is compacted");
+}
+
+#[test]
+fn every_flipped_bit_of_a_sparse_segment_and_of_an_index_is_found_or_means_nothing() {
+    let (fs, expected) = compacted(4, true);
+    let mut files = Vec::new();
+    for dir in ["log", "index"] {
+        let names = fs.list(dir).unwrap().into_iter();
+        files.extend(names.map(|name| format!("{dir}/{name}")));
+    }
+    files.retain(|name| !name.ends_with(".seg"));
+    let bits = |name: &String| 8 * read_all(&fs, name).unwrap().len();
+    let shown: Vec<_> = files.iter().map(|name| (name, bits(name))).collect();
+    eprintln!("bits flipped: {shown:?}");
+    for kind in [".sparse", ".run", ".ranges", "manifest"] {
+        let there = files.iter().any(|name| name.ends_with(kind));
+        assert!(there, "no {kind}: {files:?}");
+    }
+    // A run is long for what little is in it.
+    let every = std::env::var_os("OUTLAST_EVERY_BIT").is_some();
+    for name in &files {
+        let step = if every || !name.ends_with(".run") {
+            1
+        } else {
+            7
+        };
+        some_bits(&fs, &expected, name, step, |_, offset, outcome| {
+            assert!(outcome != Outcome::Shorter, "a flip at {offset} of {name}");
+        });
+        // The index is made again from the log; the log is not.
+        let torn = fs.crash(Crash::KeepAll);
+        torn.rot(name, read_all(&fs, name).unwrap().len() / 2, 0xff)
+            .unwrap();
+        let named = outcome(&torn, &expected, name) == Outcome::Named;
+        assert!(
+            named || name.starts_with("index/") || is_named_by_check(&torn),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_flipped_bit_of_what_a_sparse_segment_replaces_means_nothing() {
+    let (fs, expected) = compacted(5, false);
+    some_bits(&fs, &expected, FIRST, 37, |_, offset, outcome| {
+        assert_eq!(outcome, Outcome::Whole, "a flip at {offset} of {FIRST}");
+    });
 }
 
 #[test]

@@ -22,8 +22,11 @@ use super::disk::{Disk, Failing};
 pub(crate) const SEGMENT_SIZE: u64 = 64 << 10;
 const KEYSPACES: [&str; 2] = ["users", "rooms"];
 
-/// Keyspace and key, to value.
-pub(crate) type Contents = BTreeMap<(String, Vec<u8>), Vec<u8>>;
+/// Keyspace and key, to value and the log time from which on there is none.
+pub(crate) type Contents = BTreeMap<(String, Vec<u8>), (Vec<u8>, Option<u64>)>;
+
+/// Keyspace and key, to the value that readers see.
+pub(crate) type Shown = BTreeMap<(String, Vec<u8>), Vec<u8>>;
 
 /// What may and must be found on a disk after a crash, by the number of changes made before it.
 #[derive(Default)]
@@ -127,7 +130,7 @@ impl Node {
         }
     }
 
-    fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &Store {
         self.store.as_ref().unwrap()
     }
 
@@ -138,6 +141,12 @@ impl Node {
 
     fn commits(&self) -> u64 {
         self.ledger.states.len() as u64 - 1
+    }
+
+    /// The ledger knows what the store shows before anything went wrong.
+    fn check(&self) {
+        let state = self.ledger.states.last().unwrap();
+        assert_eq!(contents(self.store()).unwrap(), live(state, self.store()));
     }
 
     fn must_hold(&mut self, commit: u64) {
@@ -151,30 +160,70 @@ impl Node {
     /// A batch of random writes, and the state behind it.
     fn batch(&mut self, keyspaces: &[Keyspace], dice: &mut Dice) -> Batch {
         let mut state = Contents::clone(self.ledger.states.last().unwrap());
+        let log_ms = self.next_log_ms();
         let mut batch = Batch::new();
         for _ in 0..dice.below(5) {
-            let keyspace = dice.below(keyspaces.len());
-            let key = vec![b'k', u8::try_from(dice.below(24)).unwrap()];
-            let place = (KEYSPACES[keyspace].to_owned(), key.clone());
-            if dice.below(4) == 0 {
-                batch.delete(&keyspaces[keyspace], &key).unwrap();
-                state.remove(&place);
-            } else {
-                let len = [3, 30, 600, 3_000][dice.below(4)];
-                let value = vec![u8::try_from(dice.below(251)).unwrap(); len];
-                batch.put(&keyspaces[keyspace], &key, &value).unwrap();
-                state.insert(place, value);
+            let number = dice.below(keyspaces.len());
+            let (keyspace, name) = (&keyspaces[number], KEYSPACES[number].to_owned());
+            let first = dice.below(24);
+            let key = |at| vec![b'k', u8::try_from(at).unwrap()];
+            let place = (name.clone(), key(first));
+            let len = [3, 30, 600, 3_000][dice.below(4)];
+            let value = vec![u8::try_from(dice.below(251)).unwrap(); len];
+            match dice.below(10) {
+                0 | 1 => {
+                    batch.delete(keyspace, key(first)).unwrap();
+                    state.remove(&place);
+                }
+                2 => {
+                    let end = first + dice.below(6);
+                    batch.delete_range(keyspace, key(first)..key(end)).unwrap();
+                    let end = (name, key(end));
+                    state.retain(|other, _| *other < place || *other >= end);
+                }
+                3 | 4 => {
+                    let ttl_ms = [20, 100, 500, 1_000_000][dice.below(4)];
+                    let ttl = Duration::from_millis(ttl_ms);
+                    batch
+                        .put_with_ttl(keyspace, key(first), &value, ttl)
+                        .unwrap();
+                    state.insert(place, (value, Some(log_ms + ttl_ms)));
+                }
+                _ => {
+                    batch.put(keyspace, key(first), &value).unwrap();
+                    state.insert(place, (value, None));
+                }
             }
         }
         self.ledger.states.push(Arc::new(state));
         batch
     }
 
+    /// Log time of what is committed next.
+    fn next_log_ms(&self) -> u64 {
+        self.store().snapshot().log_ms().max(self.clock.wall_ms())
+    }
+
+    /// Drops a keyspace with all that it holds.
+    fn drop_keyspace(&mut self, name: &str) {
+        let mut state = Contents::clone(self.ledger.states.last().unwrap());
+        state.retain(|(other, _), _| other != name);
+        self.ledger.states.push(Arc::new(state));
+        self.may_hold(self.commits());
+        let keyspace = self.store().find_keyspace(name).unwrap();
+        let options = CommitOptions::default();
+        self.store().drop_keyspace(&keyspace, options).unwrap();
+        self.must_hold(self.commits());
+    }
+
     /// Commits some batches, several at a time or one, and lets the background do its part.
     fn write(&mut self, commits: usize, dice: &mut Dice) -> Vec<Receipt> {
-        let keyspaces = KEYSPACES.map(|name| self.store().keyspace(name).unwrap());
         let mut receipts = Vec::new();
         for _ in 0..commits {
+            if dice.below(40) == 0 && self.commits() > 0 {
+                self.drop_keyspace(KEYSPACES[1]);
+            }
+            let keyspaces = KEYSPACES.map(|name| self.store().keyspace(name).unwrap());
             let together = [1, 1, 3][dice.below(3)];
             let batches: Vec<_> = (0..together)
                 .map(|_| self.batch(&keyspaces, dice))
@@ -190,6 +239,7 @@ impl Node {
                 receipts.push(finish(future).unwrap());
             }
             self.must_hold(self.commits());
+            self.check();
             for _ in 0..dice.below(6) {
                 let _ = self.store().background_step();
             }
@@ -210,7 +260,7 @@ impl Node {
         let mut batch = Batch::new();
         batch.put(&users, &key, &value).unwrap();
         let mut state = Contents::clone(self.ledger.states.last().unwrap());
-        state.insert((KEYSPACES[0].to_owned(), key), value);
+        state.insert((KEYSPACES[0].to_owned(), key), (value, None));
         self.ledger.states.push(Arc::new(state));
         self.may_hold(self.commits());
         // The call after the write of the frame is its sync.
@@ -233,6 +283,30 @@ impl Node {
         self.must_hold(found);
         self.may_hold(found);
     }
+}
+
+/// What readers of a store see.
+pub(crate) fn contents(store: &Store) -> outlast_engine::Result<Shown> {
+    let mut found = Shown::new();
+    let snapshot = store.snapshot();
+    for keyspace in store.keyspaces() {
+        for entry in snapshot.iter(&keyspace) {
+            let (key, value) = entry?;
+            found.insert((keyspace.name().to_owned(), key.to_vec()), value.to_vec());
+        }
+    }
+    Ok(found)
+}
+
+/// What they ought to, by the log time that the store has come to.
+pub(crate) fn live(state: &Contents, store: &Store) -> Shown {
+    let log_ms = store.snapshot().log_ms();
+    let is_live = |expires_ms: &Option<u64>| expires_ms.is_none_or(|at| log_ms < at);
+    let live = state
+        .iter()
+        .filter(|(_, (_, expires_ms))| is_live(expires_ms));
+    live.map(|(place, (value, _))| (place.clone(), value.clone()))
+        .collect()
 }
 
 fn finish<T>(future: &mut (impl Future<Output = T> + Unpin)) -> T {
