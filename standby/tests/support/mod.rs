@@ -75,7 +75,7 @@ impl Pair {
     }
 
     /// Changes a setting of both nodes.
-    fn tune(&self, setting: &str, to: &str) {
+    pub(crate) fn tune(&self, setting: &str, to: &str) {
         for name in ["a", "b"] {
             let path = NodeDir::new(self.path(name)).config();
             let text = std::fs::read_to_string(&path).unwrap();
