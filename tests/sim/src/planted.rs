@@ -67,7 +67,6 @@ planted! {
     DeleteLeavesEarly, 1000, "a compaction leaves out deletes that still hide something";
     RangeDeleteForgotten, 100, "a range delete on the disk is not found over its keys";
     RangeDeleteGone, 100, "a range delete goes with a merge while it still hides something";
-    ExpiredDropped, 1000, "a merge drops an expired put instead of making a delete of it";
     SnapshotsForgotten, 100, "a merge forgets the snapshots below the horizon";
     HorizonTooHigh, 100, "a merge drops what readers above the horizon may see";
     ExpiryByWallClock, 100, "puts expire by the clock of the node that reads";
