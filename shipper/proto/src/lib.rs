@@ -6,6 +6,7 @@ mod compare;
 mod config;
 mod dropped;
 mod facts;
+mod gate;
 mod history_wire;
 mod inflow;
 mod meeting;
@@ -30,6 +31,11 @@ pub use config::{
 };
 pub use dropped::Dropped;
 pub use facts::{Identity, LogView, PrimaryFacts, PrimaryState, PrimaryView, StandbyFacts};
+pub use gate::{
+    Action, Admission, BOUND_TIME_MAX, BOUND_TIME_MIN, Bound, CLOCK_RATE_ERROR_PPM, Decision,
+    Exposure, GATE_WINDOW_BYTES_DEFAULT, Gate, GateConfig, GateStart, GateStatus, Guard, Held,
+    LEASE_DEFAULT, Lease, Policy, Protection, ProtectionFault, Standing, Terms, fenced_after,
+};
 pub use meeting::{Local, Meeting, Role, meet};
 pub use message::{
     Ack, ByeReason, ConflictKind, Features, Heartbeat, Hello, Message, Mode, Refuse, RefuseReason,
