@@ -47,6 +47,9 @@ pub enum ErrorKind {
     /// The snapshot is older than [`Config::snapshot_age_max`](crate::Config::snapshot_age_max)
     /// allows, and so is what was read or begun from it: take a new one.
     SnapshotTooOld,
+    /// The bound on loss is used up, or the standby was not heard for as long as the lease, and new
+    /// commits are to be refused then. Nothing was written.
+    OutOfBound,
     /// The deadline passed.
     Timeout,
     /// The store was closed while the call waited.

@@ -91,11 +91,11 @@ pub use error::{CommitError, Error, ErrorKind, Result};
 pub use format::{EpochReason, Lsn, Op};
 pub use keyspace::Keyspace;
 pub use log::{
-    About, CheckReport, Checkpoint, CommitFuture, CommitOptions, CopySource, Fault, FaultKind,
-    FrameSource, Given, Group, HeldLogTime, Lack, LackKind, Level, LogCursor, LogState, LogView,
-    Pipeline, Positions, ProtectionMark, Recovered, Remedy, RepairReport, Repaired,
-    ReplicaPositions, RestoreOptions, TermMark, Want, about, check, check_on, repair, repair_from,
-    repair_on, restore_on,
+    About, Admit, CheckReport, Checkpoint, CommitFuture, CommitGate, CommitOptions, CopySource,
+    Fault, FaultKind, FrameSource, Given, Group, HeldLogTime, Lack, LackKind, Level, LogCursor,
+    LogState, LogView, Pipeline, Positions, Protection, ProtectionMark, Recovered, Remedy,
+    RepairReport, Repaired, ReplicaPositions, RestoreOptions, TermMark, Want, about, check,
+    check_on, repair, repair_from, repair_on, restore_on,
 };
 pub use metrics::{Latency, Metrics};
 pub use receipt::{Receipt, ReceiptStatus};

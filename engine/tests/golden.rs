@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outlast_engine::format::{
-    Chain, ClusterId, FrameFields, FrameKind, NodeId, ProtectionRecord, SEGMENT_FOOTER_LEN,
-    SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader, to_usize,
+    Chain, ClusterId, FrameFields, FrameKind, NodeId, ProtectionRecord, ProtectionStanding,
+    SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFooter, SegmentHeader, to_usize,
 };
 use outlast_engine::{
     Batch, CommitOptions, Compact, Config, EpochReason, InitOptions, Lsn, Op, Store, check,
@@ -182,7 +182,8 @@ fn golden_directory_is_made() {
             lease_ms: Some(3000),
             members: vec![NodeId([7; 16])],
             copies: 1,
-            in_force: false,
+            standing: ProtectionStanding::InForce,
+            refuses: false,
             note: "golden".to_owned(),
         })
         .unwrap();

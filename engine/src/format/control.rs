@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::ids::NodeId;
+use super::limits::{MEMBERS_MAX, NOTE_LEN_MAX};
 
 /// A payload that is not the control record its frame announces.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
@@ -54,9 +55,27 @@ pub struct ProtectionRecord {
     /// How many of them must hold what is acknowledged.
     pub copies: u32,
     /// Whether the bound is in force.
-    pub in_force: bool,
-    /// Why, in the operator's words.
+    pub standing: ProtectionStanding,
+    /// Whether new commits are refused, and do not wait, while the bound is used up.
+    pub refuses: bool,
+    /// Why, in the operator's words; at most [`NOTE_LEN_MAX`](super::limits::NOTE_LEN_MAX) bytes.
     pub note: String,
+}
+
+/// Whether a bound is in force.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ProtectionStanding {
+    /// Not yet, or not any more.
+    Off,
+    /// It is.
+    InForce,
+    /// An operator suspended it; it is in force again after this time by itself.
+    Suspended {
+        /// For how long, in milliseconds.
+        lasts_ms: u64,
+    },
 }
 
 impl ProtectionRecord {
@@ -72,7 +91,8 @@ impl ProtectionRecord {
             lease_ms,
             members,
             copies,
-            in_force: false,
+            standing: ProtectionStanding::Off,
+            refuses: false,
             note,
         }
     }
@@ -86,9 +106,20 @@ impl ProtectionRecord {
     /// The record in a payload.
     ///
     /// # Errors
-    /// When the payload is another thing.
+    /// When the payload is another thing, or above a limit.
     pub fn decode(payload: &[u8]) -> Result<Self, ControlFault> {
-        decode(payload)
+        let record: Self = decode(payload)?;
+        if record.within_limits() {
+            return Ok(record);
+        }
+        let what = "more members, or a longer note, than any node writes".to_owned();
+        Err(ControlFault { what })
+    }
+
+    /// Whether its lists and texts are as short as they must be.
+    #[must_use]
+    pub const fn within_limits(&self) -> bool {
+        self.members.len() <= MEMBERS_MAX && self.note.len() <= NOTE_LEN_MAX
     }
 }
 

@@ -23,6 +23,10 @@ pub const KEYSPACES_MAX: u32 = 65_536;
 pub const NODE_NAME_LEN_MAX: usize = 64;
 /// Longest free text in a record (an operator's reason), in bytes.
 pub const NOTE_LEN_MAX: usize = 1024;
+/// Most standbys that a protection record names.
+pub const MEMBERS_MAX: usize = 16;
+/// Most protection records of which a node keeps in mind where they stand.
+pub const PROTECTIONS_MAX: usize = 32;
 /// Bytes covered by one checksum: CRC-32/ISO-HDLC detects any three flipped bits up to 11,450
 /// bytes.
 pub const PIECE_LEN: usize = 8 << 10;

@@ -21,7 +21,7 @@ mod run;
 mod segment;
 mod sparse;
 
-pub use control::{ControlFault, KeyspaceRecord, ProtectionRecord};
+pub use control::{ControlFault, KeyspaceRecord, ProtectionRecord, ProtectionStanding};
 pub use envelope::{Envelope, EnvelopeFault};
 pub use epoch::{CommonPoint, EpochReason, EpochRecord, History, HistoryFault};
 pub use frame::{

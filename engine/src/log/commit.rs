@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::checked::{Check, Draft, Judged, judge};
+use super::gate::{Admit, Waiting};
 use super::lane::Reserve;
 use super::levels::{CommitOptions, Finished, Level};
 use super::pipeline::{Pipeline, Place};
@@ -29,12 +30,15 @@ use crate::receipt::Receipt;
 
 /// Commits that are in no frame yet.
 ///
-/// Invariant: `led` while some thread is to take the next group; a caller in `waiting` is therefore
-/// always waited for by a leader or is one.
+/// Invariant: `led` while some thread is to take the next group, unless `stalled`; a caller in
+/// `waiting` is therefore always waited for by a leader, or is one, or waits for the gate.
 #[derive(Default)]
 pub(super) struct Queue {
     waiting: VecDeque<Pending>,
     led: bool,
+    /// Nobody leads because the gate wants no more in the log; whoever asks it again looks after
+    /// those that wait.
+    pub(super) stalled: bool,
 }
 
 impl Queue {
@@ -120,7 +124,7 @@ impl Log {
         self.commit_blocking(kind, draft.into(), options)
     }
 
-    /// Appends a control record; durable, applied and visible on return. Answers with its end.
+    /// Appends a control record; durable and applied on return. Answers with its end.
     pub(crate) fn append_control(&self, kind: FrameKind, payload: Vec<u8>) -> Result<Lsn> {
         assert!(!matches!(kind, FrameKind::Batches | FrameKind::Epoch));
         match self.commit_blocking(kind, payload.into(), CommitOptions::default()) {
@@ -279,10 +283,16 @@ impl Log {
             );
             return Err(Error::new(ErrorKind::Limit, message));
         }
+        self.admit(pending.kind)?;
         let mut queue = self.queue.lock();
         // Under the queue's lock, so that nothing is queued behind the drain of a dying log.
         self.require(&LogState::Writing)?;
-        queue.waiting.push_back(pending);
+        if pending.kind != FrameKind::Batches && self.gated.gate().is_some() {
+            // It does not wait for those that the gate keeps outside.
+            queue.waiting.push_front(pending);
+        } else {
+            queue.waiting.push_back(pending);
+        }
         Ok(!std::mem::replace(&mut queue.led, true))
     }
 
@@ -309,6 +319,11 @@ impl Log {
     fn lead_one(&self) -> bool {
         let mut finished = Finished::default();
         let mut writer = self.writer.lock();
+        if self.stall(&mut finished) {
+            drop(writer);
+            finished.wake();
+            return true;
+        }
         let outcome = self.next_group(&mut writer, &mut finished).map(|formed| {
             let written = self.write(&mut writer, &formed.frame);
             (formed, written.map(|()| writer.unsynced()))
@@ -337,7 +352,9 @@ impl Log {
         self.cell.notify();
         pass(Point::GroupShown);
         finished.wake();
-        handed_over
+        // The gate may have let pass what the next leader was held off by.
+        let must_lead = self.gated.gate().is_some() && self.lead_again();
+        handed_over && !must_lead
     }
 
     /// Syncs a group that was written, unless that failed, or the group before did.
@@ -379,13 +396,16 @@ impl Log {
             if let Some(sink) = sink {
                 sink.apply(&formed.header, &formed.frame);
             }
-            let position = formed.header.position();
-            self.cell.change(|now| now.visible = position);
-            for (receipt, level, waiter) in formed.receipts {
-                if let Some(waiter) = waiter {
-                    self.levels.wait(level, receipt, waiter, finished);
+            let mut group = Waiting {
+                end: formed.header.position(),
+                receipts: formed.receipts,
+            };
+            if formed.header.kind != FrameKind::Batches {
+                for (receipt, _, waiter) in group.receipts.drain(..) {
+                    finished.extend(waiter.map(|waiter| (waiter, Ok(receipt))));
                 }
             }
+            self.pass_gate(Some(group), finished);
             return;
         };
         for (receipt, _, waiter) in formed.receipts {
@@ -399,6 +419,42 @@ impl Log {
                 finished.push(waiter, Err(outcome));
             }
         }
+    }
+
+    /// Whether the gate wants no more in the log for now. Nobody leads then until it is asked
+    /// again. What is to be refused ends here.
+    pub(super) fn stall(&self, finished: &mut Finished) -> bool {
+        let mut queue = self.queue.lock();
+        let Some(first) = queue.waiting.front() else {
+            return false;
+        };
+        match self.admit(first.kind) {
+            Ok(Admit::Go) => false,
+            Ok(Admit::Wait) => {
+                queue.led = false;
+                queue.stalled = true;
+                true
+            }
+            Err(refusal) => {
+                let refused = queue.drain();
+                queue.led = false;
+                let refused = refused.into_iter();
+                refused.for_each(|pending| pending.fail(&refusal, finished));
+                true
+            }
+        }
+    }
+
+    /// Goes on with what waits outside of the log, if the gate was what it waited for. Answers
+    /// whether this thread must lead, since nobody else can.
+    pub(super) fn lead_again(&self) -> bool {
+        let mut queue = self.queue.lock();
+        if !std::mem::take(&mut queue.stalled) || queue.led || queue.waiting.is_empty() {
+            return false;
+        }
+        queue.led = true;
+        drop(queue);
+        !self.hand_over()
     }
 
     /// The next group: the longest run of batches that fits in one frame, or one control record, or

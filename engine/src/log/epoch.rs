@@ -1,6 +1,7 @@
 //! Epochs: beginning one, hearing of others, being fenced by one.
 
 use super::commit::Pending;
+use super::gate::Waiting;
 use super::manifest::{ProtectionMark, TailLost, TermMark};
 use super::{Finished, Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
@@ -86,8 +87,10 @@ impl Log {
         if let Some(sink) = &*sink {
             sink.apply(&header, &frame);
         }
-        self.cell.change(|now| now.visible = header.position());
+        let mut finished = Finished::default();
+        self.pass_gate(Some(Waiting::nobody(header.position())), &mut finished);
         drop(sink);
+        finished.wake();
         pass(Point::EpochOpen);
         self.cell.notify();
         self.lane.wake();
@@ -227,6 +230,7 @@ impl Log {
         waiting
             .into_iter()
             .for_each(|pending: Pending| pending.fail(&error, &mut finished));
+        self.gated.abandon(&error, &mut finished);
         self.levels.abandon(&error, &mut finished);
         finished.wake();
     }

@@ -54,6 +54,7 @@ impl Log {
         let mut writer = self.writer();
         self.check_continues(&writer, run)?;
         self.learn_epochs(run)?;
+        self.learn_protections(run)?;
         let mut start = run.range().start;
         let mut chain = *run.before();
         let mut frames = 0;

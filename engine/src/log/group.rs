@@ -40,6 +40,13 @@ impl Log {
         let mut writer = self.writer.lock_arc();
         drop(self.syncing.lock());
         let mut finished = Finished::default();
+        if self.stall(&mut finished) {
+            // Whoever leads step by step looks again by itself.
+            self.queue.lock().stalled = false;
+            drop(writer);
+            finished.wake();
+            return None;
+        }
         let formed = self.next_group(&mut writer, &mut finished);
         Some(Group {
             log: self.clone(),

@@ -75,6 +75,13 @@ impl Finished {
         self.outcomes.push((waiter, outcome));
     }
 
+    pub(super) fn extend(
+        &mut self,
+        outcomes: impl IntoIterator<Item = (Arc<Waiter>, Result<Receipt, CommitError>)>,
+    ) {
+        self.outcomes.extend(outcomes);
+    }
+
     pub(super) fn wake(self) {
         for (waiter, outcome) in self.outcomes {
             waiter.finish(outcome);

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::control_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId, SegmentHeader,
+    ClusterId, Envelope, EpochId, EpochRecord, History, Lsn, LsnRange, NodeId, ProtectionRecord,
+    SegmentHeader,
 };
 use crate::fs::{Fs, read_all, replace};
 use crate::kill_points::{Point, pass};
@@ -40,6 +41,15 @@ pub struct ProtectionMark {
     pub lsn: Lsn,
     /// The epoch.
     pub epoch: EpochId,
+}
+
+/// A protection record and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Protection {
+    /// Where it stands.
+    pub mark: ProtectionMark,
+    /// What it says.
+    pub record: ProtectionRecord,
 }
 
 /// Up to where a log once reached that now ends before.
@@ -94,6 +104,9 @@ pub(crate) struct Manifest {
     pub(crate) halted: Option<String>,
     /// The newest protection record that this node ever heard of.
     pub(crate) protection_heard: Option<ProtectionMark>,
+    /// The newest protection records of the log, in its order. May name some whose frames are not
+    /// in the log, or no longer.
+    pub(crate) protections: Vec<Protection>,
     /// The term in which a standby has attached to this writer.
     pub(crate) attached_in: Option<u32>,
     /// What was received though this node's own epochs cover it: fetched back after a crash.
@@ -164,6 +177,7 @@ impl Manifest {
             fenced_by: None,
             halted: None,
             protection_heard: None,
+            protections: Vec::new(),
             attached_in: None,
             received: Vec::new(),
             tail_lost: None,

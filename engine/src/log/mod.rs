@@ -21,6 +21,7 @@ mod cursor;
 mod epoch;
 mod fault;
 mod follow;
+mod gate;
 mod group;
 mod lane;
 mod levels;
@@ -31,6 +32,7 @@ mod open;
 mod pipeline;
 mod positions;
 mod prepare;
+mod protection;
 mod records;
 mod recovery;
 mod repair;
@@ -54,6 +56,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 use self::commit::Queue;
+use self::gate::Gated;
 use self::lane::Lane;
 use self::levels::{Finished, Levels};
 use self::manifest::Manifest;
@@ -80,10 +83,11 @@ pub use checkpoint::{Checkpoint, RestoreOptions, restore_on};
 pub(crate) use compact::{Candidate, Kept, PLACES_AT, Reader, SparseWriter};
 pub use cursor::LogCursor;
 pub use fault::{Fault, FaultKind, Remedy};
+pub use gate::{Admit, CommitGate};
 pub use group::Group;
 pub(crate) use lane::Background;
 pub use levels::{CommitOptions, Level};
-pub use manifest::{About, ProtectionMark, TermMark, about};
+pub use manifest::{About, Protection, ProtectionMark, TermMark, about};
 pub(crate) use open::Opening;
 pub use open::Recovered;
 pub use pipeline::Pipeline;
@@ -189,6 +193,7 @@ pub(crate) struct Log {
     preparation: Mutex<Ahead>,
     sink: Mutex<Option<Arc<dyn FrameSink>>>,
     levels: Levels,
+    gated: Gated,
     lane: Lane,
     background: Mutex<Option<Weak<dyn Background>>>,
     /// When something was last synced, in nanoseconds of the monotonic clock.
@@ -461,11 +466,8 @@ impl Log {
             now.replicated = replica.durable;
             now.replica_applied = replica.applied;
         });
-        let mut finished = Finished::default();
-        self.levels
-            .reached(replica.durable.lsn, replica.applied.lsn, &mut finished);
         pass(Point::ReplicaShown);
-        finished.wake();
+        self.ask_gate();
         self.cell.notify();
     }
 
@@ -496,6 +498,7 @@ impl Log {
         for pending in waiting {
             pending.fail(&poisoned, &mut finished);
         }
+        self.gated.abandon(&poisoned, &mut finished);
         self.levels.abandon(&poisoned, &mut finished);
         finished.wake();
         self.cell.notify();

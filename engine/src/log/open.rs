@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use super::commit::Queue;
+use super::gate::Gated;
 use super::lane::Lane;
 use super::levels::Levels;
 use super::manifest::{Manifest, TailLost};
@@ -212,6 +213,7 @@ impl Log {
             preparation: Mutex::default(),
             sink: Mutex::new(None),
             levels: Levels::default(),
+            gated: Gated::default(),
             lane: Lane::default(),
             background: Mutex::new(None),
             synced_at_ns: AtomicU64::new(0),

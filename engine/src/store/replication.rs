@@ -1,15 +1,16 @@
 //! What ships the log, and what follows one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::Store;
 use super::state::check_payloads;
 use crate::error::Result;
-use crate::format::{
-    Chain, EpochId, FrameKind, FrameRun, Lsn, LsnRange, Position, ProtectionRecord,
-};
+use crate::format::{Chain, EpochId, FrameRun, Lsn, LsnRange, Position, ProtectionRecord};
 use crate::log::{
-    FrameSource, LogCursor, LogView, ProtectionMark, RepairReport, ReplicaPositions, TermMark,
+    CommitGate, FrameSource, LogCursor, LogView, Protection, ProtectionMark, RepairReport,
+    ReplicaPositions, TermMark,
 };
 
 impl Store {
@@ -189,14 +190,41 @@ impl Store {
             .quarantine(&shared.log, &shared.state, &shared.upkeep, fork)
     }
 
-    /// Writes down, in the log, which policy holds from here on. Answers with the position behind
-    /// it.
+    /// Writes down, in the log, which policy holds from here on, before whatever waits to be
+    /// committed. It is durable on return. Answers with the record and where it stands.
     ///
     /// # Errors
-    /// Those of a commit.
-    pub fn append_protection(&self, record: &ProtectionRecord) -> Result<Lsn> {
-        self.log()
-            .append_control(FrameKind::Protection, record.encode())
+    /// `Limit` for a note or a list that is too long, and those of a commit.
+    pub fn append_protection(&self, record: &ProtectionRecord) -> Result<Protection> {
+        self.log().append_protection(record)
+    }
+
+    /// Lets `gate` decide about every answer from now on: which commits end as OK and may be seen,
+    /// and which may be appended.
+    ///
+    /// # Panics
+    /// When there is one already.
+    pub fn set_gate(&self, gate: Arc<dyn CommitGate>) {
+        self.log().set_gate(gate);
+    }
+
+    /// Asks the gate again about all that waits: it knows more than when it was last asked, or its
+    /// time has come.
+    pub fn ask_gate(&self) {
+        self.log().ask_gate();
+    }
+
+    /// The newest protection records of this log, in its order: the last 32, and none from below
+    /// the checkpoint that this node was made from.
+    #[must_use]
+    pub fn protections(&self) -> Vec<Protection> {
+        self.log().protections()
+    }
+
+    /// Where the newest protection record of this log stands.
+    #[must_use]
+    pub fn newest_protection(&self) -> Option<ProtectionMark> {
+        self.log().newest_protection()
     }
 
     /// Takes up how far the peer's log holds this node's history, as it said in a handshake, before

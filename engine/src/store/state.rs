@@ -10,8 +10,8 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::times::Times;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
-    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Op, RecordRef,
-    Records,
+    Chain, EpochRecord, FrameHeader, FrameKind, FrameRun, KeyspaceRecord, Lsn, Op,
+    ProtectionRecord, RecordRef, Records,
 };
 use crate::index::{Frozen, Index, Runs, Version};
 use crate::keyspace::{Catalogue, StoreTag};
@@ -354,6 +354,9 @@ pub(super) fn check_payloads(
         } else if header.kind == FrameKind::Batches {
             let mut records = Records::new(payload, header.payload_lsn(), header.batches);
             records.find_map(Result::err).map(|fault| fault.to_string())
+        } else if header.kind == FrameKind::Protection {
+            let decoded = ProtectionRecord::decode(payload);
+            decoded.err().map(|fault| fault.to_string())
         } else {
             None
         };

@@ -4,6 +4,7 @@ mod checkpoint;
 mod compact;
 mod figures;
 mod follow;
+mod gate;
 mod racing;
 mod read;
 mod read_only;
