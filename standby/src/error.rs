@@ -101,6 +101,7 @@ impl From<outlast_engine::Error> for Error {
             | ErrorKind::Locked
             | ErrorKind::NotHeld
             | ErrorKind::LogTruncated
+            | ErrorKind::OutOfBound
             | ErrorKind::Skipped
             | ErrorKind::AlreadyInitialised => FailureKind::Refused,
             _ => FailureKind::Failed,

@@ -31,4 +31,5 @@ pub use error::{Error, Result};
 pub use init::{Card, NewNode, card, init};
 pub use node::{Node, promote_offline};
 pub use outlast_engine as engine;
+pub use outlast_proto as proto;
 pub use repair::{Repair, RepairFrom, RepairOptions, repair_offline};

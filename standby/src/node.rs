@@ -2,16 +2,19 @@
 
 mod net;
 mod promote;
+mod protect;
 mod repair;
 mod state;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::{LogState, Store};
-use outlast_shipper::drive::SessionEnd;
+use outlast_proto::{Action, Policy, Protection};
+use outlast_shipper::drive::{Gatekeeper, SessionEnd, boot_time};
 use outlast_shipper::{Endpoint, Identity, NetThread, Peer, Peers};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -44,6 +47,8 @@ pub(crate) struct Inner {
     pub(crate) dir: NodeDir,
     pub(crate) config: NodeConfig,
     pub(crate) store: Store,
+    /// What may be answered, while this node is the primary.
+    gatekeeper: Arc<Gatekeeper>,
     identity: Identity,
     /// Whom this node trusts, as the file last said.
     peers: Mutex<Peers>,
@@ -99,10 +104,13 @@ impl Node {
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
         store.on_change(move || notify.notify_one());
+        let gatekeeper = Gatekeeper::new(boot_time);
+        store.set_gate(gatekeeper.clone());
         let inner = Arc::new(Inner {
             dir,
             config,
             store,
+            gatekeeper,
             identity,
             peers: Mutex::new(peers),
             follower: Mutex::new(None),
@@ -124,6 +132,8 @@ impl Node {
         net::start(&inner)?;
         net.handle()
             .spawn("lag", lag_sampler(Arc::downgrade(&inner)));
+        net.handle()
+            .spawn("gate", protect::keep(Arc::downgrade(&inner)));
         let control = ControlServer::start(&inner)?;
         Ok(Self {
             inner,
@@ -176,6 +186,31 @@ impl Node {
         self.inner.resume_alone(reason)
     }
 
+    /// Promises, durably and for all answers from now on, that no more is lost than `policy` says.
+    ///
+    /// # Errors
+    /// Refused unless this node is a primary with a standby, and for a promise that cannot be kept.
+    pub fn set_policy(&self, policy: Policy, action: Action, note: &str) -> Result<Protection> {
+        self.inner.set_policy(policy, action, note)
+    }
+
+    /// Lifts the bound for a while: the only way to go on past it. It takes effect once the standby
+    /// has echoed it, or the lease is out.
+    ///
+    /// # Errors
+    /// Refused unless this node is a primary whose bound is in force.
+    pub fn suspend_protection(&self, lasts: Duration, reason: &str) -> Result<Protection> {
+        self.inner.suspend_protection(lasts, reason)
+    }
+
+    /// Ends a suspension before its time.
+    ///
+    /// # Errors
+    /// Refused unless there is one.
+    pub fn resume_protection(&self, reason: &str) -> Result<Protection> {
+        self.inner.resume_protection(reason)
+    }
+
     /// Closes the node: sessions end, the store is durable to its last byte.
     ///
     /// # Errors
@@ -211,6 +246,7 @@ impl Inner {
         match boot(&self.store) {
             Boot::Follow => self.follow(),
             Boot::Begin(reason) => {
+                self.guard(reason);
                 self.store.begin_epoch(reason, "")?;
                 if reason == EpochReason::Init {
                     self.note_policy()?;
@@ -232,6 +268,7 @@ impl Inner {
     /// Begins the epoch that this restarted primary has waited for.
     fn resume(&self, reason: EpochReason, note: &str) -> Result<EpochRecord> {
         let _changing = self.changing_role.lock();
+        self.guard(reason);
         let epoch = roles::resume(&self.store, reason, note)?;
         tracing::info!(
             term = epoch.term,

@@ -5,9 +5,9 @@ use outlast_engine::format::{EpochReason, EpochRecord, NodeId};
 use outlast_engine::{LogState, LogView as StoreView, Store, TermMark};
 use outlast_proto::{
     AckMark, Config, ConflictKind, Hello, Identity, Local, LogView, Meeting, Mode, Position,
-    PrimaryFacts, ProtectionPoint, Role as MeetingRole, StandbyFacts, Term,
+    PrimaryFacts, Role as MeetingRole, StandbyFacts, Term,
 };
-use outlast_shipper::drive::primary_view;
+use outlast_shipper::drive::{primary_view, protection_point};
 
 use crate::status::Role;
 
@@ -139,7 +139,7 @@ pub fn primary_facts(store: &Store, peer: NodeId, remembered: Option<AckMark>) -
         peer,
         heard: heard(store),
         log: log_view(store.log_view()),
-        protection: None,
+        protection: store.newest_protection().map(protection_point),
         state: primary_view(store).state,
         remembered,
     }
@@ -163,12 +163,7 @@ pub fn standby_facts(store: &Store) -> StandbyFacts {
     StandbyFacts {
         identity: identity(store),
         heard: heard(store),
-        protection: store.protection_heard().map(|mark| ProtectionPoint {
-            term: mark.term,
-            start: mark.start,
-            lsn: mark.lsn,
-            epoch: mark.epoch,
-        }),
+        protection: store.protection_heard().map(protection_point),
         log: log_view(view),
         visible_told,
         acked: store

@@ -71,6 +71,55 @@ pub struct Lag {
     pub ms: u64,
 }
 
+/// How the promise about loss stands, on a primary.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProtectionStatus {
+    /// How it stands.
+    pub state: ProtectionState,
+    /// Why commits are held back, where they are.
+    pub why: Option<String>,
+    /// For how long they have been, or for how much longer the bound is suspended, in ms.
+    pub ms: Option<u64>,
+    /// Most bytes that may be lost, as it binds now; `None` for no such limit.
+    pub bound_bytes: Option<u64>,
+    /// Most commits.
+    pub bound_commits: Option<u64>,
+    /// Longest span from the first lost answer to the last, in ms.
+    pub bound_ms: Option<u64>,
+    /// How long after the last echo commits may be answered, in ms.
+    pub lease_ms: Option<u64>,
+    /// Whether new commits are refused while they cannot be answered.
+    pub refuses: bool,
+    /// What would be lost now: bytes of log.
+    pub exposure_bytes: u64,
+    /// Commits.
+    pub exposure_commits: u64,
+    /// From the answer to the oldest of them to that to the newest, in ms; `None` where another
+    /// process answered the oldest.
+    pub exposure_ms: Option<u64>,
+    /// Age of the newest heartbeat that the standby has echoed, in ms.
+    pub contact_age_ms: Option<u64>,
+    /// Records of policy that the standby is not known to hold.
+    pub records_not_held: u64,
+}
+
+/// How the promise about loss stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum ProtectionState {
+    /// Nothing is promised, or not yet.
+    Off,
+    /// It is kept.
+    Protected,
+    /// An operator suspended it.
+    Suspended,
+    /// It is kept, and commits wait because of it.
+    Stalled,
+    /// Nothing is answered any more.
+    Shut,
+}
+
 /// The whole status. `"schema": 1`; fields are only ever added.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -94,6 +143,8 @@ pub struct Status {
     pub peer: Option<PeerStatus>,
     /// What lies between the two; `None` where it cannot be known.
     pub lag: Option<Lag>,
+    /// How the promise about loss stands; `None` on a node that is no primary.
+    pub protection: Option<ProtectionStatus>,
     /// What recovery found when it started.
     pub recovered: Recovered,
     /// Process id of the running node; `None` when the directory was read without one.

@@ -10,6 +10,7 @@ mod init;
 mod load;
 mod pin;
 mod promote;
+mod protect;
 mod read;
 mod rebuild_index;
 mod relay;
@@ -33,6 +34,10 @@ pub(crate) enum Command {
     Load(load::Load),
     Status(status::Status),
     Promote(promote::Promote),
+    #[command(subcommand)]
+    Policy(protect::Policy),
+    #[command(subcommand)]
+    Protect(protect::Protect),
     ResumeAlone(resume::ResumeAlone),
     ConfirmClock(clock::ConfirmClock),
     Get(read::Get),
@@ -60,6 +65,8 @@ impl Command {
             Self::Load(load) => load.run(global),
             Self::Status(status) => status.run(global),
             Self::Promote(promote) => promote.run(global),
+            Self::Policy(policy) => policy.run(global),
+            Self::Protect(protect) => protect.run(global),
             Self::ResumeAlone(resume) => resume.run(global),
             Self::ConfirmClock(confirm) => confirm.run(global),
             Self::Get(get) => get.run(global),

@@ -7,6 +7,7 @@
 mod answered;
 mod lease;
 mod policy;
+mod record;
 mod records;
 mod slope;
 mod status;

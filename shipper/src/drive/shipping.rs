@@ -7,10 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use outlast_engine::format::{FrameRun, Lsn, Position};
 use outlast_engine::kill_points::{Point, pass};
-use outlast_engine::{ErrorKind, LogState, ReplicaPositions, Result, Store};
+use outlast_engine::{ErrorKind, LogState, ProtectionMark, ReplicaPositions, Result, Store};
 use outlast_proto::{
-    CloseReason, ConflictKind, Message, MonoTime, PrimaryState, PrimaryView, RunHeader, Sender,
-    SenderEvent, SenderInput, SenderOutput, SenderStatus, Term,
+    CloseReason, ConflictKind, Message, MonoTime, PrimaryState, PrimaryView, ProtectionPoint,
+    RunHeader, Sender, SenderEvent, SenderInput, SenderOutput, SenderStatus, Term,
 };
 
 /// What a session asks of the node around it.
@@ -196,8 +196,19 @@ pub fn primary_view(store: &Store) -> PrimaryView {
         appended: positions.appended,
         durable: positions.durable,
         visible: positions.visible,
-        protection: None,
+        protection: store.newest_protection().map(protection_point),
         state,
+    }
+}
+
+/// Where a protection record stands, to the protocol.
+#[must_use]
+pub const fn protection_point(mark: ProtectionMark) -> ProtectionPoint {
+    ProtectionPoint {
+        term: mark.term,
+        start: mark.start,
+        lsn: mark.lsn,
+        epoch: mark.epoch,
     }
 }
 

@@ -6,7 +6,7 @@
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use outlast_engine::format::{Envelope, EpochRecord, Lsn};
+use outlast_engine::format::{Envelope, EpochRecord, Lsn, ProtectionRecord};
 use outlast_engine::{Checkpoint, Level, Receipt, ReceiptStatus};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -122,6 +122,33 @@ pub enum Ask {
     /// Say that the node's wall clock is right, so that log time goes on where it stands still.
     /// Answered by [`Reply::Done`].
     ConfirmClock,
+    /// Promise that no more is lost than this. Answered by [`Reply::Protection`].
+    SetPolicy {
+        /// Most bytes.
+        bound_bytes: Option<u64>,
+        /// Most commits.
+        bound_commits: Option<u64>,
+        /// Longest span, in milliseconds.
+        bound_ms: Option<u64>,
+        /// The lease, in milliseconds; `None` for the policy `async`.
+        lease_ms: Option<u64>,
+        /// Whether new commits are refused, and do not wait, while they cannot be answered.
+        refuses: bool,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// Lift the bound for a while. Answered by [`Reply::Protection`].
+    SuspendProtection {
+        /// For how long, in milliseconds.
+        lasts_ms: u64,
+        /// Why, for the record.
+        reason: String,
+    },
+    /// End a suspension before its time. Answered by [`Reply::Protection`].
+    ResumeProtection {
+        /// Why, for the record.
+        reason: String,
+    },
 }
 
 /// One operation of a batch.
@@ -244,6 +271,8 @@ pub enum Reply {
     Repaired(Box<Repair>),
     /// To [`Ask::Checkpoint`]: what it holds.
     Checkpoint(Box<Checkpoint>),
+    /// What was written down about the promise.
+    Protection(Box<ProtectionRecord>),
 }
 
 /// Why a request came to nothing.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use outlast_engine::format::{Envelope, Lsn};
 use outlast_engine::{Level, Pipeline, Receipt, Store};
+use outlast_proto::{Action, Bound, Policy};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -281,6 +282,42 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
         Ask::ConfirmClock => answer_by(node, id, outbox, |node| {
             node.store.confirm_log_time()?;
             Ok(Reply::Done)
+        }),
+        Ask::SetPolicy {
+            bound_bytes: bytes,
+            bound_commits: commits,
+            bound_ms,
+            lease_ms,
+            refuses,
+            reason,
+        } => {
+            let time = bound_ms.map(Duration::from_millis);
+            let bound = lease_ms.map(|lease_ms| Bound {
+                bytes,
+                commits,
+                time,
+                lease: Duration::from_millis(lease_ms),
+            });
+            let policy = bound.map_or(Policy::Async, Policy::Bounded);
+            let action = if refuses {
+                Action::Refuse
+            } else {
+                Action::Stall
+            };
+            let set = move |node: &Inner| {
+                let set = node.set_policy(policy, action, &reason)?;
+                Ok(Reply::Protection(Box::new(set.to_record(reason))))
+            };
+            answer_by(node, id, outbox, set);
+        }
+        Ask::SuspendProtection { lasts_ms, reason } => answer_by(node, id, outbox, move |node| {
+            let lasts = Duration::from_millis(lasts_ms);
+            let written = node.suspend_protection(lasts, &reason)?;
+            Ok(Reply::Protection(Box::new(written.to_record(reason))))
+        }),
+        Ask::ResumeProtection { reason } => answer_by(node, id, outbox, move |node| {
+            let written = node.resume_protection(&reason)?;
+            Ok(Reply::Protection(Box::new(written.to_record(reason))))
         }),
         Ask::ResumeAlone { reason } => answer_by(node, id, outbox, move |node| {
             node.resume_alone(&reason)

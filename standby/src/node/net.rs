@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use outlast_engine::format::EpochReason;
+use outlast_engine::format::{EpochReason, NodeId};
 use outlast_proto::{
-    ConflictKind, Giver, Hello, Meeting, Message, Mode, Nonce, ReceiverEvent, Refuse, RefuseReason,
-    Sender, SenderEvent, Term,
+    ByeReason, CloseReason, ConflictKind, Giver, Hello, Meeting, Message, Mode, Nonce,
+    ReceiverEvent, Refuse, RefuseReason, Sender, SenderEvent, Term,
 };
 use outlast_shipper::drive::{
     Arrival, Ended, SessionEnd, ShipHooks, Shipment, Wire, arrival, boot_time, give, ship,
@@ -244,7 +244,7 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
     let remembered = node.peer_view.lock().remembered;
     let facts = roles::primary_facts(&node.store, peer.node, remembered);
     let sender = Sender::new(boot_time(), node.protocol(), facts, mode, nonce());
-    let hooks = Arc::new(Hooks::new(node));
+    let hooks = Arc::new(Hooks::of_standby(node, peer.node));
     let shipment = Shipment {
         store: node.store.clone(),
         changed: node.changed.clone(),
@@ -252,6 +252,9 @@ async fn run_session(node: &Arc<Inner>, link: Link, peer: &Peer, mode: Mode) {
         hooks: hooks.clone(),
     };
     let ended = ship(link, sender, shipment).await;
+    if let Ended::Session(CloseReason::Bye(ByeReason::Withdrawn)) = &ended {
+        node.gatekeeper.on_withdrawn(peer.node);
+    }
     let mut view = node.peer_view.lock();
     view.attached = false;
     view.link = None;
@@ -288,16 +291,19 @@ impl Inner {
     }
 
     /// What to do about a Hello while this node follows nobody.
-    fn meet(&self, peer: outlast_engine::format::NodeId, hello: &Hello) -> Meeting {
+    fn meet(&self, peer: NodeId, hello: &Hello) -> Meeting {
         roles::meet(&self.store, &self.protocol(), &self.role(), peer, hello)
     }
 
     fn fence(&self, term: Term) {
+        // What is durable already is not answered either.
+        self.gatekeeper.shut();
         roles::fence(&self.store, term);
         self.end_session();
     }
 
     fn halt(&self, kind: &ConflictKind, heard: Term) {
+        self.gatekeeper.shut();
         roles::halt(&self.store, kind, heard);
         self.end_session();
     }
@@ -306,12 +312,23 @@ impl Inner {
 /// What sessions tell the node.
 pub(super) struct Hooks {
     inner: Weak<Inner>,
+    /// The standby, where this node dialled it.
+    standby: Option<NodeId>,
 }
 
 impl Hooks {
     pub(super) fn new(inner: &Arc<Inner>) -> Self {
         Self {
             inner: Arc::downgrade(inner),
+            standby: None,
+        }
+    }
+
+    /// Those of a session with this standby.
+    fn of_standby(inner: &Arc<Inner>, standby: NodeId) -> Self {
+        Self {
+            standby: Some(standby),
+            ..Self::new(inner)
         }
     }
 
@@ -341,8 +358,18 @@ impl ShipHooks for Hooks {
                 }
                 SenderEvent::Replicated(position) => {
                     view.remembered = roles::remember(&inner.store, *position);
+                    if let Some(standby) = self.standby {
+                        inner.gatekeeper.on_replicated(standby, *position);
+                    }
                 }
-                SenderEvent::Contact(at) => view.contact = Some(*at),
+                SenderEvent::Contact { at, told } => {
+                    view.contact = Some(*at);
+                    drop(view);
+                    if let Some(standby) = self.standby {
+                        inner.gatekeeper.on_echo(standby, *at, *told);
+                        inner.store.ask_gate();
+                    }
+                }
                 SenderEvent::ContactComplete { fetched, .. } => {
                     drop(view);
                     if !fetched.is_empty() {

@@ -42,6 +42,7 @@ impl Inner {
             pass(Point::PromotionOpened);
             tracing::warn!(term = epoch.term, epoch = %epoch.id, "this node is the primary now");
             *self.follower.lock() = None;
+            self.guard(EpochReason::Promotion);
             self.dial.notify_one();
         }
         let certificate = self.certificate(&facts, options, decision, epoch, start);

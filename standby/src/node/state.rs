@@ -10,7 +10,7 @@ use outlast_shipper::drive::boot_time;
 use super::Inner;
 use crate::follow::{self, Follower};
 use crate::roles;
-use crate::status::{Lag, PeerStatus, Role, Status};
+use crate::status::{Lag, PeerStatus, ProtectionState, ProtectionStatus, Role, Status};
 
 /// How often the lag is sampled.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
@@ -77,6 +77,10 @@ impl Inner {
                 "the task `{task}` has panicked, a bug ({said}): start this process again"
             ));
         }
+        let protection = self
+            .protection_status()
+            .filter(|_| role == Role::Primary && self.config.peer.is_some());
+        warnings.extend(protection.as_ref().and_then(warning));
         let recovered = self.store.recovered();
         if recovered.torn_bytes > 0 {
             let bytes = recovered.torn_bytes;
@@ -109,7 +113,7 @@ impl Inner {
             cluster: self.store.cluster(),
             node: self.store.node(),
             node_name: self.store.node_name(),
-            policy: self.config.policy.unwrap_or_default().name().to_owned(),
+            policy: self.policy_name(),
             epoch: self.store.history().last().cloned(),
             listen: self.listening.lock().map(|address| address.to_string()),
             pid: Some(std::process::id()),
@@ -117,6 +121,7 @@ impl Inner {
             positions,
             peer,
             lag,
+            protection,
             recovered,
             warnings,
         }
@@ -205,6 +210,21 @@ impl Inner {
             }
             Role::Poisoned { .. } => Some("check the disk, then start the node again".to_owned()),
         }
+    }
+}
+
+/// What an operator should see at once about the promise.
+fn warning(protection: &ProtectionStatus) -> Option<String> {
+    let secs = protection.ms.unwrap_or_default() / 1000;
+    match protection.state {
+        ProtectionState::Suspended => Some(format!(
+            "PROTECTION SUSPENDED for {secs} s more: nothing limits what can be lost"
+        )),
+        ProtectionState::Stalled => {
+            let why = protection.why.as_deref().unwrap_or_default();
+            Some(format!("STALLED for {secs} s: {why}"))
+        }
+        _ => None,
     }
 }
 

@@ -427,7 +427,7 @@ impl ShipHooks for Hooks {
                 };
                 self.note(Note::Ended(what));
             }
-            SenderEvent::Received(_) | SenderEvent::Applied(_) | SenderEvent::Contact(_) => {}
+            SenderEvent::Received(_) | SenderEvent::Applied(_) | SenderEvent::Contact { .. } => {}
             other => self.note(Note::Said(format!("learns {other:?}"))),
         }
     }

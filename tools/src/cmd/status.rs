@@ -68,6 +68,7 @@ fn text(status: &NodeStatus) -> String {
             lag.commits, lag.bytes, lag.ms
         ));
     }
+    lines.extend(status.protection.as_ref().map(super::protect::stands));
     match &status.role {
         Role::Conflict { what }
         | Role::NotFollowing { reason: what }

@@ -135,6 +135,9 @@ pub enum ProtectionFault {
         /// How many there are.
         members: usize,
     },
+    /// Written by a newer version.
+    #[error("a promise that this version does not know: run the same version on both nodes")]
+    NotKnown,
     /// What is not promised cannot be suspended or in force.
     #[error("the policy async promises nothing: it is neither in force nor suspended")]
     NothingPromised,

@@ -97,6 +97,11 @@ impl Records {
         self.suspension = None;
     }
 
+    /// Whether no suspension is in effect or waits to be.
+    pub(super) const fn suspension_is_over(&self) -> bool {
+        self.suspension.is_none()
+    }
+
     /// Until when the promise is lifted, if it is.
     pub(super) fn suspended_until(&self) -> Option<MonoTime> {
         let suspension = self.suspension.as_ref()?;

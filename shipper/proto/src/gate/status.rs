@@ -96,13 +96,26 @@ impl Gate {
         }
     }
 
-    /// The newest record, if its promise does not stand yet and may: to be written again as
-    /// standing once the standbys lack little.
+    /// Whether anything is promised, lifted for a while or not.
     #[must_use]
-    pub fn to_engage(&self) -> Option<Protection> {
+    pub fn promises(&self) -> bool {
+        self.shut || !self.records.promised().is_free()
+    }
+
+    /// The newest record, if its promise does not stand and may, to be written again as standing
+    /// once the standbys lack little: it was not in force yet, or its suspension is over.
+    #[must_use]
+    pub fn to_engage(&mut self, now: MonoTime) -> Option<Protection> {
+        self.tick(now);
+        self.settle();
         let newest = self.records.newest();
+        let lapsed = match newest.standing {
+            Standing::Off => true,
+            Standing::InForce => false,
+            Standing::Suspended { .. } => self.records.suspension_is_over(),
+        };
         let engaged = newest.standing(Standing::InForce);
-        (newest.standing == Standing::Off && engaged.check().is_ok()).then_some(engaged)
+        (lapsed && engaged.check().is_ok()).then_some(engaged)
     }
 
     fn guard(&self) -> Guard {

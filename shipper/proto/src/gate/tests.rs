@@ -491,10 +491,23 @@ fn a_suspension_lifts_the_bound_once_it_is_heard_of_and_ends_by_itself() {
 fn an_off_record_with_a_promise_engages_and_one_without_does_not() {
     let replicated = Position::new(Lsn(800), 10);
     let off = bounded(None, Some(5)).standing(Standing::Off);
-    let (gate, _) = in_touch(off, replicated);
-    assert_eq!(gate.to_engage(), Some(bounded(None, Some(5))));
-    let (gate, _) = in_touch(bounded(None, Some(5)), replicated);
-    assert_eq!(gate.to_engage(), None);
-    let (gate, _) = in_touch(Protection::none(vec![NODES[0]]), replicated);
-    assert_eq!(gate.to_engage(), None);
+    let (mut gate, now) = in_touch(off, replicated);
+    assert_eq!(gate.to_engage(now), Some(bounded(None, Some(5))));
+    let (mut gate, now) = in_touch(bounded(None, Some(5)), replicated);
+    assert_eq!(gate.to_engage(now), None);
+    // Nor while it is suspended; but when that is over.
+    let lasts = ms(50);
+    let suspended = bounded(None, Some(5)).standing(Standing::Suspended { lasts });
+    let record = point(Lsn(900));
+    gate.on_record(record, suspended);
+    gate.decide(now, record.lsn, []);
+    assert_eq!(gate.to_engage(now), None);
+    gate.on_echo(now, NODES[0], now, Some(record));
+    assert_eq!(gate.to_engage(now), None);
+    assert_eq!(
+        gate.to_engage(now.after(lasts)),
+        Some(bounded(None, Some(5)))
+    );
+    let (mut gate, now) = in_touch(Protection::none(vec![NODES[0]]), replicated);
+    assert_eq!(gate.to_engage(now), None);
 }

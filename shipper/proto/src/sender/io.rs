@@ -6,7 +6,7 @@ use outlast_engine::format::{FrameRun, Lsn, LsnRange, NodeId};
 use crate::close::CloseReason;
 use crate::facts::PrimaryView;
 use crate::message::{ConflictKind, Message};
-use crate::points::{Position, Term};
+use crate::points::{Position, ProtectionPoint, Term};
 use crate::session::RunHeader;
 use crate::time::MonoTime;
 
@@ -130,8 +130,13 @@ pub enum SenderEvent {
     Replicated(Position),
     /// The standby's readers see up to here.
     Applied(Position),
-    /// A heartbeat formed at this moment was echoed. Rises within a session.
-    Contact(MonoTime),
+    /// A heartbeat was echoed.
+    Contact {
+        /// When it was formed. Rises within a session.
+        at: MonoTime,
+        /// The newest protection record that it named, which the standby has noted durably.
+        told: Option<ProtectionPoint>,
+    },
     /// A standby of no higher term that has not withdrawn answered this process, and this log lacks
     /// nothing that it holds durable. The epoch may begin.
     ContactComplete {

@@ -171,11 +171,11 @@ impl Shipping {
         link: &mut Link,
     ) -> Result<bool, CloseReason> {
         match self.stamps.echo(stamp) {
-            EchoKind::New => {
+            EchoKind::New { told } => {
                 let contact = stamp.moment();
                 assert!(contact <= now, "heartbeat of {contact} echoed at {now}");
                 self.contact = Some(contact);
-                link.event(SenderEvent::Contact(contact));
+                link.event(SenderEvent::Contact { at: contact, told });
                 Ok(true)
             }
             EchoKind::Stale => Ok(false),
@@ -227,7 +227,7 @@ impl Shipping {
 
     fn beat(&mut self, now: MonoTime, view: &PrimaryView, link: &mut Link) {
         let stamp = Stamp::of(now);
-        self.stamps.send(stamp);
+        self.stamps.send(stamp, view.protection);
         self.beat = Some(now);
         self.told = *view;
         link.send(Message::Heartbeat(Heartbeat {

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::points::ProtectionPoint;
 use crate::time::Stamp;
 
 /// Heartbeats remembered. With the default interval, far longer than any session stays silent.
@@ -10,7 +11,7 @@ const OUTSTANDING_MAX: usize = 64;
 /// Stamps handed out and not echoed. Invariant: strictly rising, all above the newest echoed one.
 #[derive(Debug, Default)]
 pub(super) struct Stamps {
-    outstanding: VecDeque<Stamp>,
+    outstanding: VecDeque<(Stamp, Option<ProtectionPoint>)>,
     newest_sent: Option<Stamp>,
     newest_echoed: Option<Stamp>,
 }
@@ -19,7 +20,10 @@ pub(super) struct Stamps {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum EchoKind {
     /// It answers a heartbeat that no echo before it reached.
-    New,
+    New {
+        /// The newest protection record that the heartbeat named.
+        told: Option<ProtectionPoint>,
+    },
     /// It is not newer than another one, or answers a heartbeat too old to be remembered.
     Stale,
     /// No heartbeat of this session had this stamp.
@@ -27,7 +31,7 @@ pub(super) enum EchoKind {
 }
 
 impl Stamps {
-    pub(super) fn send(&mut self, stamp: Stamp) {
+    pub(super) fn send(&mut self, stamp: Stamp, told: Option<ProtectionPoint>) {
         assert!(
             self.newest_sent.is_none_or(|newest| stamp > newest),
             "stamp {stamp:?} after {:?}",
@@ -36,20 +40,21 @@ impl Stamps {
         if self.outstanding.len() == OUTSTANDING_MAX {
             self.outstanding.pop_front();
         }
-        self.outstanding.push_back(stamp);
+        self.outstanding.push_back((stamp, told));
         self.newest_sent = Some(stamp);
     }
 
     pub(super) fn echo(&mut self, stamp: Stamp) -> EchoKind {
-        if self.outstanding.contains(&stamp) {
-            self.outstanding.retain(|other| *other > stamp);
+        let sent = self.outstanding.iter().find(|(other, _)| *other == stamp);
+        if let Some((_, told)) = sent.copied() {
+            self.outstanding.retain(|(other, _)| *other > stamp);
             self.newest_echoed = Some(stamp);
-            return EchoKind::New;
+            return EchoKind::New { told };
         }
         let forgotten = self
             .outstanding
             .front()
-            .is_some_and(|oldest| stamp < *oldest);
+            .is_some_and(|(oldest, _)| stamp < *oldest);
         if self.newest_echoed >= Some(stamp) || forgotten {
             EchoKind::Stale
         } else {
@@ -68,21 +73,21 @@ mod tests {
         assert_eq!(stamps.echo(Stamp(5)), EchoKind::NeverSent);
         [10, 20, 30]
             .into_iter()
-            .for_each(|at| stamps.send(Stamp(at)));
-        assert_eq!(stamps.echo(Stamp(20)), EchoKind::New);
+            .for_each(|at| stamps.send(Stamp(at), None));
+        assert_eq!(stamps.echo(Stamp(20)), EchoKind::New { told: None });
         assert_eq!(stamps.echo(Stamp(20)), EchoKind::Stale);
         assert_eq!(stamps.echo(Stamp(10)), EchoKind::Stale);
         assert_eq!(stamps.echo(Stamp(31)), EchoKind::NeverSent);
-        assert_eq!(stamps.echo(Stamp(30)), EchoKind::New);
+        assert_eq!(stamps.echo(Stamp(30)), EchoKind::New { told: None });
         assert_eq!(stamps.echo(Stamp(31)), EchoKind::NeverSent);
     }
 
     #[test]
     fn memory_is_bounded_and_what_was_forgotten_is_stale() {
         let mut stamps = Stamps::default();
-        (1..=1000).for_each(|at| stamps.send(Stamp(at)));
+        (1..=1000).for_each(|at| stamps.send(Stamp(at), None));
         assert_eq!(stamps.outstanding.len(), OUTSTANDING_MAX);
         assert_eq!(stamps.echo(Stamp(7)), EchoKind::Stale);
-        assert_eq!(stamps.echo(Stamp(999)), EchoKind::New);
+        assert_eq!(stamps.echo(Stamp(999)), EchoKind::New { told: None });
     }
 }

@@ -165,7 +165,7 @@ fn sender_event(event: &SenderEvent) -> String {
         SenderEvent::Received(at) => format!("Received {at}"),
         SenderEvent::Replicated(at) => format!("Replicated {at}"),
         SenderEvent::Applied(at) => format!("Applied {at}"),
-        SenderEvent::Contact(at) => format!("Contact {at}"),
+        SenderEvent::Contact { at, .. } => format!("Contact {at}"),
         SenderEvent::ContactComplete {
             standby,
             fetched,

@@ -1,0 +1,247 @@
+//! The promise about loss: writing it down, lifting it, and keeping its gate informed.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use outlast_engine::clock::{Clock, SystemClock};
+use outlast_engine::format::EpochReason;
+use outlast_engine::format::limits::PROTECTIONS_MAX;
+use outlast_proto::{
+    Action, GATE_WINDOW_BYTES_DEFAULT, GateStatus, Guard, Policy, Protection, Standing,
+};
+use outlast_shipper::drive::{boot_time, why_held};
+
+use super::state::as_ms;
+use super::{Inner, usage};
+use crate::control::protocol::FailureKind;
+use crate::error::{Error, Result};
+use crate::status::{ProtectionState, ProtectionStatus, Role};
+
+/// How often it is looked at whether a promise may stand again, and whether a clock has jumped.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Further apart than a clock is slewed in that time: it was set, or this machine stood still.
+const JUMP: Duration = Duration::from_millis(500);
+
+impl Inner {
+    /// An epoch of this node is about to begin: its gate goes on with what stands, or with nothing.
+    pub(super) fn guard(&self, reason: EpochReason) {
+        let members = self.peer().iter().map(|peer| peer.node).collect();
+        self.gatekeeper.begin(&self.store, reason, members);
+    }
+
+    pub(crate) fn set_policy(
+        &self,
+        policy: Policy,
+        action: Action,
+        note: &str,
+    ) -> Result<Protection> {
+        let _changing = self.changing_role.lock();
+        let status = self.guarded()?;
+        let Some(peer) = self.peer() else {
+            let error = Error::refused("this node has no standby that could hold anything");
+            return Err(error.hint("a bound needs one: outlast init --peer …"));
+        };
+        if let Policy::Bounded(bound) = &policy {
+            let least = self.config.tuning.heartbeat_interval * 2;
+            if bound.lease < least {
+                let what = format!(
+                    "a lease of {:?} with heartbeats every {:?} would be out most of the time: \
+                     nothing was changed",
+                    bound.lease, self.config.tuning.heartbeat_interval
+                );
+                let hint = format!("a lease of {least:?} or more");
+                return Err(Error::new(FailureKind::Usage, what).hint(hint));
+            }
+        }
+        let standing = match (&policy, status.newest.standing) {
+            (Policy::Async, _) => Standing::Off,
+            (_, Standing::InForce) => Standing::InForce,
+            _ if self.standby_lacks_little() => Standing::InForce,
+            _ => Standing::Off,
+        };
+        let members = vec![peer.node];
+        let copies = match policy {
+            Policy::Async => 0,
+            Policy::Bounded(_) => 1,
+        };
+        let protection = Protection {
+            policy,
+            action,
+            members,
+            copies,
+            standing,
+        };
+        self.write_protection(protection, note)
+    }
+
+    pub(crate) fn suspend_protection(&self, lasts: Duration, reason: &str) -> Result<Protection> {
+        let _changing = self.changing_role.lock();
+        require_reason(reason)?;
+        let newest = self.guarded()?.newest;
+        if newest.standing == Standing::Off {
+            let what = "no bound is in force, so there is nothing to suspend; nothing was changed";
+            return Err(Error::refused(what));
+        }
+        self.write_protection(newest.standing(Standing::Suspended { lasts }), reason)
+    }
+
+    pub(crate) fn resume_protection(&self, reason: &str) -> Result<Protection> {
+        let _changing = self.changing_role.lock();
+        let newest = self.guarded()?.newest;
+        let Standing::Suspended { .. } = newest.standing else {
+            let what = "the bound is not suspended; nothing was changed";
+            return Err(Error::refused(what));
+        };
+        self.write_protection(newest.standing(Standing::InForce), reason)
+    }
+
+    /// How the promise stands, for people.
+    pub(super) fn protection_status(&self) -> Option<ProtectionStatus> {
+        let status = self.gatekeeper.status()?;
+        let now = boot_time();
+        let (state, why, ms) = match status.guard {
+            Guard::Off => (ProtectionState::Off, None, None),
+            Guard::Protected => (ProtectionState::Protected, None, None),
+            Guard::Suspended { until } => {
+                (ProtectionState::Suspended, None, Some(until.since(now)))
+            }
+            Guard::Stalled { since, why } => {
+                let why = why_held(why).to_owned();
+                (ProtectionState::Stalled, Some(why), Some(now.since(since)))
+            }
+            Guard::Shut => (ProtectionState::Shut, None, None),
+        };
+        let terms = status.terms;
+        Some(ProtectionStatus {
+            state,
+            why,
+            ms: ms.map(as_ms),
+            bound_bytes: terms.bytes,
+            bound_commits: terms.commits,
+            bound_ms: terms.time.map(as_ms),
+            lease_ms: terms.lease.map(as_ms),
+            refuses: terms.action == Action::Refuse,
+            exposure_bytes: status.exposure.bytes,
+            exposure_commits: status.exposure.commits,
+            exposure_ms: status.exposure.span.map(as_ms),
+            contact_age_ms: status.contact.map(|contact| as_ms(now.since(contact))),
+            records_not_held: status.records_not_held as u64,
+        })
+    }
+
+    /// The name of the policy that the newest record of the log says.
+    pub(super) fn policy_name(&self) -> String {
+        let newest = self.store.protections().pop();
+        let newest = newest.and_then(|newest| Protection::try_from(&newest.record).ok());
+        match newest {
+            Some(newest) => newest.policy.name().to_owned(),
+            None => self.config.policy.unwrap_or_default().name().to_owned(),
+        }
+    }
+
+    fn write_protection(&self, protection: Protection, note: &str) -> Result<Protection> {
+        protection.check().map_err(usage)?;
+        self.store
+            .append_protection(&protection.to_record(note.trim().to_owned()))?;
+        tracing::warn!(?protection, note, "a protection record was written");
+        self.store.ask_gate();
+        Ok(protection)
+    }
+
+    /// How the promise stands on this primary.
+    fn guarded(&self) -> Result<GateStatus> {
+        let role = self.role();
+        let status = self.gatekeeper.status();
+        let Some(status) = status.filter(|_| role == Role::Primary) else {
+            let role = format!("{role:?}").to_lowercase();
+            let error = Error::refused(format!(
+                "only a primary promises anything (this node is: {role}); nothing was changed"
+            ));
+            return Err(error.hint("type it on the primary's host"));
+        };
+        if status.records_not_held >= PROTECTIONS_MAX / 2 {
+            let what = "the standby lacks too many protection records to write another";
+            return Err(Error::refused(what).hint("bring the standby back first: outlast status"));
+        }
+        Ok(status)
+    }
+
+    /// Whether the standby is attached and lacks less than what may wait for it.
+    fn standby_lacks_little(&self) -> bool {
+        let positions = self.store.positions();
+        let lacks = positions.appended.lsn.bytes_since(positions.replicated.lsn);
+        self.peer_view.lock().attached && lacks < GATE_WINDOW_BYTES_DEFAULT
+    }
+
+    /// Writes down that a promise stands, once it may.
+    fn engage(&self) {
+        let Some(_changing) = self.changing_role.try_lock() else {
+            return;
+        };
+        if self.role() != Role::Primary || !self.standby_lacks_little() {
+            return;
+        }
+        let Some(protection) = self.gatekeeper.to_engage() else {
+            return;
+        };
+        let written = self.write_protection(protection, "the standby has nearly all");
+        if let Err(error) = written {
+            tracing::error!(%error, "the bound could not be written down as in force");
+        }
+    }
+}
+
+fn require_reason(reason: &str) -> Result<()> {
+    if reason.trim().is_empty() {
+        let error = Error::new(FailureKind::Usage, "no reason was given for the record");
+        return Err(error.hint("--reason '…'"));
+    }
+    Ok(())
+}
+
+/// Asks the gate again when its time has come, and looks after what the passing of time changes;
+/// until the node is gone.
+pub(super) async fn keep(inner: Weak<Inner>) {
+    let mut ticks = tokio::time::interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut clocks = Clocks::default();
+    loop {
+        let Some(node) = inner.upgrade() else { return };
+        let gatekeeper = node.gatekeeper.clone();
+        drop(node);
+        let ticked = tokio::select! {
+            () = gatekeeper.due() => false,
+            _ = ticks.tick() => true,
+        };
+        let Some(node) = inner.upgrade() else { return };
+        if ticked && clocks.have_parted() {
+            tracing::warn!("the wall clock jumped: the standby counts as heard from anew");
+            gatekeeper.on_clock_jump();
+        }
+        if gatekeeper.to_engage().is_some() {
+            let engaging = node.clone();
+            let engaged = tokio::task::spawn_blocking(move || engaging.engage()).await;
+            if engaged.is_err() {
+                tracing::error!("writing down that the bound is in force panicked");
+            }
+        }
+        node.store.ask_gate();
+    }
+}
+
+/// How far the wall clock is from the boot clock.
+#[derive(Default)]
+struct Clocks {
+    apart_ms: Option<i128>,
+}
+
+impl Clocks {
+    /// Whether one of the two has jumped since the last look.
+    fn have_parted(&mut self) -> bool {
+        let wall_ms = SystemClock::default().wall_ms();
+        let boot_ms = boot_time().as_duration().as_millis();
+        let apart_ms = i128::from(wall_ms) - i128::try_from(boot_ms).unwrap_or(i128::MAX);
+        let before = self.apart_ms.replace(apart_ms);
+        before.is_some_and(|before| before.abs_diff(apart_ms) > JUMP.as_millis())
+    }
+}

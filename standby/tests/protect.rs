@@ -1,0 +1,180 @@
+//! A pair whose loss is bounded, over real QUIC on loopback.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use outlast_standby::Node;
+use outlast_standby::certificate::Outcome;
+use outlast_standby::engine::{Batch, CommitError, CommitOptions, ErrorKind, Level, Receipt};
+use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy, Standing};
+use outlast_standby::status::{ProtectionState, Role};
+
+use support::{Pair, keys, options, put, until, until_promotable};
+
+const LEASE: Duration = Duration::from_millis(500);
+
+fn state(node: &Node) -> ProtectionState {
+    node.status().protection.unwrap().state
+}
+
+fn put_within(node: &Node, key: &str, ms: u64) -> Result<Receipt, CommitError> {
+    let keyspace = node.store().keyspace("default").unwrap();
+    let mut batch = Batch::new();
+    batch.put(&keyspace, key, "value").unwrap();
+    let options = CommitOptions {
+        level: Level::Local,
+        deadline: Some(Duration::from_millis(ms)),
+    };
+    node.store().commit(batch, options)
+}
+
+const fn at_most(commits: u64) -> Policy {
+    Policy::Bounded(Bound {
+        bytes: None,
+        commits: Some(commits),
+        time: None,
+        lease: LEASE,
+    })
+}
+
+#[test]
+fn under_sync_what_is_answered_is_on_both_disks_and_nothing_else_is() {
+    let (pair, a, b) = Pair::met();
+    assert_eq!(state(&a), ProtectionState::Off);
+    let sync = Policy::sync(LEASE_DEFAULT);
+    let written = a.set_policy(sync, Action::Stall, "test").unwrap();
+    assert_eq!(written.standing, Standing::InForce);
+    for n in 0..20 {
+        let receipt = put(&a, &format!("key-{n}"), Level::Local).unwrap();
+        assert!(b.store().positions().durable.lsn >= receipt.lsn);
+    }
+    until("it is kept", || state(&a) == ProtectionState::Protected);
+    let status = a.status();
+    assert_eq!(status.policy, "sync");
+    assert_eq!(status.protection.unwrap().exposure_commits, 0);
+    b.stop().unwrap();
+    let late = put_within(&a, "alone", 100);
+    let Err(CommitError::Unknown { receipt, error }) = late else {
+        panic!("{late:?}")
+    };
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(!keys(&a).contains(&"alone".to_owned()));
+    assert!(a.store().positions().visible.lsn < receipt.lsn);
+    assert_eq!(state(&a), ProtectionState::Stalled);
+    // It comes back, and so does what waited.
+    let _b = pair.start("b");
+    put(&a, "again", Level::Applied).unwrap();
+    assert!(keys(&a).contains(&"alone".to_owned()));
+    until("it is kept", || state(&a) == ProtectionState::Protected);
+}
+
+#[test]
+fn a_primary_that_is_cut_off_answers_no_more_than_the_bound_and_nothing_after_the_lease() {
+    const BOUND: u64 = 5;
+    let (_pair, a, b) = Pair::met();
+    a.set_policy(at_most(BOUND), Action::Stall, "test").unwrap();
+    put(&a, "last", Level::Replicated).unwrap();
+    b.stop().unwrap();
+    let cut_off = Instant::now();
+    let mut answered = 0;
+    let mut n = 0;
+    while cut_off.elapsed() < LEASE * 2 {
+        answered += u64::from(put_within(&a, &format!("alone-{n}"), 20).is_ok());
+        n += 1;
+    }
+    // An answer that comes when its caller has given up is one all the same.
+    let exposure = a.status().protection.unwrap().exposure_commits;
+    assert!(answered > 0 && answered <= exposure, "{answered} of {n}");
+    assert!(exposure <= BOUND, "{exposure} of {n}");
+    // The lease is out: not even what would be within the bound.
+    a.set_policy(at_most(1000), Action::Stall, "more").unwrap();
+    assert!(put_within(&a, "later", 100).is_err());
+    let why = a.status().protection.unwrap().why.unwrap();
+    assert!(why.contains("lease"), "{why}");
+}
+
+#[test]
+fn new_commits_are_refused_where_the_policy_says_so() {
+    let (_pair, a, b) = Pair::met();
+    a.set_policy(at_most(3), Action::Refuse, "test").unwrap();
+    put(&a, "last", Level::Replicated).unwrap();
+    b.stop().unwrap();
+    until("it refuses", || match put_within(&a, "alone", 20) {
+        Err(CommitError::Failed(error)) => error.kind() == ErrorKind::OutOfBound,
+        _ => false,
+    });
+    let end = a.store().positions().appended;
+    assert!(put_within(&a, "refused", 20).is_err());
+    assert_eq!(a.store().positions().appended, end);
+}
+
+#[test]
+fn a_suspension_lifts_the_bound_and_ends_by_itself() {
+    let (pair, a, b) = Pair::met();
+    assert!(a.suspend_protection(LEASE, "nothing to lift").is_err());
+    a.set_policy(at_most(0), Action::Stall, "test").unwrap();
+    put(&a, "last", Level::Replicated).unwrap();
+    b.stop().unwrap();
+    assert!(a.suspend_protection(LEASE * 4, " ").is_err(), "no reason");
+    a.suspend_protection(LEASE * 4, "the line is cut").unwrap();
+    until("it is suspended", || {
+        state(&a) == ProtectionState::Suspended
+    });
+    put_within(&a, "alone", 1000).unwrap();
+    until("it is over", || state(&a) != ProtectionState::Suspended);
+    assert!(put_within(&a, "later", 50).is_err());
+    let _b = pair.start("b");
+    put(&a, "again", Level::Replicated).unwrap();
+    // And says so in the log by itself, so that the standby knows.
+    until("in force again", || {
+        let newest = a.store().protections().pop().unwrap();
+        newest.record.note.contains("nearly all") && state(&a) == ProtectionState::Protected
+    });
+    a.suspend_protection(Duration::from_secs(600), "again")
+        .unwrap();
+    a.resume_protection("not needed").unwrap();
+    put(&a, "resumed", Level::Local).unwrap();
+    assert_eq!(state(&a), ProtectionState::Protected);
+}
+
+#[test]
+fn a_restart_goes_on_with_the_bound_and_a_promotion_begins_without() {
+    let (pair, a, b) = Pair::met();
+    a.set_policy(at_most(0), Action::Stall, "test").unwrap();
+    put(&a, "one", Level::Local).unwrap();
+    let newest = a.store().newest_protection();
+    until("the standby has noted it", || {
+        b.store().protection_heard() == newest
+    });
+    assert_eq!(b.store().newest_protection(), newest);
+    a.stop().unwrap();
+    let a = pair.start("a");
+    until("it writes again", || a.status().role == Role::Primary);
+    put(&a, "two", Level::Local).unwrap();
+    until("it is kept", || state(&a) == ProtectionState::Protected);
+    a.stop().unwrap();
+    until_promotable(&b);
+    assert_eq!(b.promote(&options()).unwrap().outcome, Outcome::Promoted);
+    put(&b, "alone", Level::Local).unwrap();
+    assert_eq!(state(&b), ProtectionState::Off);
+}
+
+#[test]
+fn a_promise_that_cannot_be_kept_changes_nothing() {
+    let (_pair, a, b) = Pair::met();
+    let before = a.store().newest_protection();
+    let short = Policy::sync(Duration::from_millis(60));
+    assert!(a.set_policy(short, Action::Stall, "").is_err());
+    let nothing = Policy::Bounded(Bound {
+        bytes: None,
+        commits: None,
+        time: None,
+        lease: LEASE,
+    });
+    assert!(a.set_policy(nothing, Action::Stall, "").is_err());
+    let on_standby = b.set_policy(at_most(1), Action::Stall, "");
+    assert!(on_standby.is_err());
+    assert_eq!(a.store().newest_protection(), before);
+}

@@ -1,0 +1,252 @@
+//! `outlast policy` and `outlast protect`: how much may be lost, and lifting that for a while.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, Subcommand, ValueEnum};
+use outlast_standby::control::protocol::{Ask, Reply};
+use outlast_standby::engine::format::{ProtectionRecord, ProtectionStanding};
+use outlast_standby::proto::LEASE_DEFAULT;
+use outlast_standby::status::{ProtectionState, ProtectionStatus};
+use outlast_tools::exit::Exit;
+
+use crate::Global;
+use crate::failure::Failure;
+use crate::node::{failed, unexpected};
+
+/// Show or set how much may be lost
+#[derive(Debug, Subcommand)]
+pub(crate) enum Policy {
+    Show(Show),
+    Set(Set),
+}
+
+/// Show how much may be lost, and how that stands
+#[derive(Debug, Args)]
+pub(crate) struct Show {}
+
+/// Set how much may be lost
+///
+/// Typed on the primary. Tightening works at once. Loosening works once the standby has it on its
+/// disk: while it cannot be reached, only `outlast protect suspend` lets commits go on.
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// What is promised
+    policy: Kind,
+    /// Most bytes of log that may be lost, as in 1MiB
+    #[arg(long)]
+    bytes: Option<ByteSize>,
+    /// Most commits that may be lost
+    #[arg(long)]
+    commits: Option<u64>,
+    /// Longest time from the answer to the first lost commit to that to the last, as in 500ms
+    #[arg(long, value_parser = humantime::parse_duration)]
+    time: Option<Duration>,
+    /// How long after the last echo of the standby commits may be answered
+    #[arg(long, value_parser = humantime::parse_duration)]
+    lease: Option<Duration>,
+    /// What becomes of new commits while the bound is used up
+    #[arg(long, default_value = "stall")]
+    action: Action,
+    /// Why, for the record
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Kind {
+    /// Nothing: no bound, and no fence by silence
+    Async,
+    /// No more than the given bytes, commits and time
+    Bounded,
+    /// Nothing may be lost
+    Sync,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Action {
+    /// They wait, as long as their deadlines allow
+    Stall,
+    /// They fail before they are in the log
+    Refuse,
+}
+
+/// Lift the bound for a while, or end that
+#[derive(Debug, Subcommand)]
+pub(crate) enum Protect {
+    Suspend(Suspend),
+    Resume(Resume),
+}
+
+/// Lift the bound for a while: the only way to go on past it
+///
+/// Typed on the primary. Takes effect once the standby has heard of it, or its lease is out, and
+/// ends by itself. What is answered meanwhile may all be lost.
+#[derive(Debug, Args)]
+pub(crate) struct Suspend {
+    /// For how long, as in 30m
+    #[arg(long = "for", value_parser = humantime::parse_duration)]
+    lasts: Duration,
+    /// Why, for the record
+    #[arg(long)]
+    reason: String,
+}
+
+/// Let the bound stand again before the suspension ends
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// Why, for the record
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+impl Policy {
+    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
+        match self {
+            Self::Show(_) => show(global),
+            Self::Set(set) => write(global, set.ask()?),
+        }
+    }
+}
+
+impl Protect {
+    pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
+        let ask = match self {
+            Self::Suspend(suspend) => Ask::SuspendProtection {
+                lasts_ms: as_ms(suspend.lasts),
+                reason: suspend.reason.clone(),
+            },
+            Self::Resume(resume) => Ask::ResumeProtection {
+                reason: resume.reason.clone(),
+            },
+        };
+        write(global, ask)
+    }
+}
+
+impl Set {
+    fn ask(&self) -> Result<Ask, Failure> {
+        let given = self.bytes.is_some() || self.commits.is_some() || self.time.is_some();
+        if given && self.policy != Kind::Bounded {
+            let what = "--bytes, --commits and --time belong to the policy bounded";
+            return Err(usage(what));
+        }
+        let bounds = match self.policy {
+            Kind::Sync => (Some(0), Some(0)),
+            _ => (self.bytes.map(|bytes| bytes.as_u64()), self.commits),
+        };
+        let lease = match (self.policy, self.lease) {
+            (Kind::Async, Some(_)) => {
+                return Err(usage("the policy async has no lease"));
+            }
+            (Kind::Async, None) => None,
+            (_, lease) => Some(lease.unwrap_or(LEASE_DEFAULT)),
+        };
+        Ok(Ask::SetPolicy {
+            bound_bytes: bounds.0,
+            bound_commits: bounds.1,
+            bound_ms: self.time.map(as_ms),
+            lease_ms: lease.map(as_ms),
+            refuses: self.action == Action::Refuse,
+            reason: self.reason.clone(),
+        })
+    }
+}
+
+fn show(global: &Global) -> Result<Exit, Failure> {
+    match global.client()?.ask_one(Ask::Status).map_err(failed)? {
+        Reply::Status(status) => {
+            global.output.result(&status.protection, || {
+                let stands = status.protection.as_ref().map(stands);
+                let stands = stands.unwrap_or_else(|| "ask the primary how it stands".to_owned());
+                format!("policy   {}\n{stands}", status.policy)
+            })?;
+            Ok(Exit::Ok)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn write(global: &Global, ask: Ask) -> Result<Exit, Failure> {
+    match global.client()?.ask_one(ask).map_err(failed)? {
+        Reply::Protection(record) => {
+            global.output.result(&record, || written(&record))?;
+            Ok(Exit::Ok)
+        }
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn written(record: &ProtectionRecord) -> String {
+    let limits = limits(
+        record.bound_bytes,
+        record.bound_commits,
+        record.bound_ms,
+        record.lease_ms,
+    );
+    let standing = match record.standing {
+        ProtectionStanding::InForce => "in force".to_owned(),
+        ProtectionStanding::Suspended { lasts_ms } => {
+            let lasts = humantime::format_duration(Duration::from_millis(lasts_ms));
+            format!(
+                "suspended for {lasts}, from when the standby has heard of it or its lease is out"
+            )
+        }
+        _ if record.lease_ms.is_some() => {
+            "off, until the standby lacks little: it comes into force by itself".to_owned()
+        }
+        _ => "nothing is promised from when the standby has this on its disk".to_owned(),
+    };
+    format!("{limits}: {standing}")
+}
+
+/// How a promise stands, in lines.
+pub(crate) fn stands(protection: &ProtectionStatus) -> String {
+    let state = match protection.state {
+        ProtectionState::Off => "OFF",
+        ProtectionState::Protected => "PROTECTED",
+        ProtectionState::Suspended => "SUSPENDED",
+        ProtectionState::Stalled => "STALLED",
+        _ => "SHUT",
+    };
+    let limits = limits(
+        protection.bound_bytes,
+        protection.bound_commits,
+        protection.bound_ms,
+        protection.lease_ms,
+    );
+    let span = protection
+        .exposure_ms
+        .map_or_else(|| "an unknown span".to_owned(), |ms| format!("{ms} ms"));
+    format!(
+        "bound    {limits}  {state}\nexposed  {} commits  {} bytes  {span}",
+        protection.exposure_commits, protection.exposure_bytes
+    )
+}
+
+fn limits(
+    bytes: Option<u64>,
+    commits: Option<u64>,
+    ms: Option<u64>,
+    lease_ms: Option<u64>,
+) -> String {
+    let Some(lease_ms) = lease_ms else {
+        return "none".to_owned();
+    };
+    let parts = [
+        commits.map(|commits| format!("{commits} commits")),
+        bytes.map(|bytes| format!("{bytes} bytes")),
+        ms.map(|ms| format!("{ms} ms")),
+        Some(format!("lease {lease_ms} ms")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    parts.join(" / ")
+}
+
+fn as_ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn usage(what: &'static str) -> Failure {
+    Failure::new(Exit::Usage, anyhow::Error::msg(what)).hint("outlast policy set --help")
+}
