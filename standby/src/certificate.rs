@@ -29,19 +29,54 @@ pub struct PromoteOptions {
 pub enum AcceptedLoss {
     /// Whatever it is.
     Unbounded,
+    /// So many commits, if it is certain that no more are lost.
+    Commits(u64),
+    /// So many bytes of log.
+    Bytes(u64),
+}
+
+impl AcceptedLoss {
+    /// Whether a loss that is bounded so is accepted.
+    #[must_use]
+    pub fn covers(&self, bound: &CertifiedBound) -> bool {
+        match self {
+            Self::Unbounded => true,
+            Self::Commits(most) => bound.commits.is_some_and(|commits| commits <= *most),
+            Self::Bytes(most) => bound.bytes.is_some_and(|bytes| bytes <= *most),
+        }
+    }
 }
 
 impl std::str::FromStr for AcceptedLoss {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "unbounded" => Ok(Self::Unbounded),
-            _ => Err(format!(
-                "`{text}`: the policy async has no bound, so write `unbounded`"
-            )),
+        if text == "unbounded" {
+            return Ok(Self::Unbounded);
         }
+        if let Ok(commits) = text.parse() {
+            return Ok(Self::Commits(commits));
+        }
+        let bytes = text.parse::<bytesize::ByteSize>().map_err(|_| {
+            format!("`{text}`: write a number of commits, a size such as 64KiB, or `unbounded`")
+        })?;
+        Ok(Self::Bytes(bytes.as_u64()))
     }
+}
+
+/// The most that the old primary may have answered and this node does not hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CertifiedBound {
+    /// Bytes of log; `None` where that is not bounded.
+    pub bytes: Option<u64>,
+    /// Commits.
+    pub commits: Option<u64>,
+    /// Time from the answer to the first of them to that to the last, in milliseconds.
+    pub span_ms: Option<u64>,
+    /// How long after the last echo the old primary may have answered, in milliseconds.
+    pub lease_ms: u64,
+    /// Where the protection record ends that says so.
+    pub record: Lsn,
 }
 
 /// One line of a certificate: what was found out, or that it could not be.
@@ -71,8 +106,12 @@ impl<T> Finding<T> {
 pub enum Fencing {
     /// The operator says that it is down.
     Stated,
-    /// Nothing: under the policy async silence fences nobody.
+    /// Nothing is known to: under the policy async silence fences nobody, and under a bound a lease
+    /// may still hold.
     Not,
+    /// This node has been silent for longer than its lease, whatever the two clocks: it answers
+    /// nothing any more.
+    Fenced,
 }
 
 /// What became of a promotion.
@@ -151,8 +190,8 @@ pub struct Certificate {
     pub primary: Finding<PrimaryLastSeen>,
     /// What is missing here of that. Commits after its last word are not in it.
     pub measured_loss: Finding<MeasuredLoss>,
-    /// The most that can be lost; not known under the policy async.
-    pub bound: Finding<MeasuredLoss>,
+    /// The most that can be lost.
+    pub bound: Finding<CertifiedBound>,
     /// Up to where every frame was checked against its checksums and its predecessor.
     pub chain_verified_to: Finding<Lsn>,
     /// The last comparison of the two nodes' states.

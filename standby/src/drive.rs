@@ -5,6 +5,7 @@
 
 pub use crate::follow::following::{FollowOutput, Following};
 pub use crate::follow::jobs::{Done, Job, Round, replay_to};
+pub use crate::promise::{fence_of, proven};
 pub use crate::promotion::{
     Candidate, Decision, Facts, Promotion, Standing, positions_of, promote, standing_of,
 };

@@ -20,6 +20,7 @@ mod follow;
 mod init;
 mod lag;
 mod node;
+mod promise;
 mod promotion;
 mod repair;
 mod roles;

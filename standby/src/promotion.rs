@@ -8,8 +8,10 @@ use outlast_engine::format::{EpochReason, EpochRecord, Lsn};
 use outlast_engine::kill_points::{Point, pass};
 
 use crate::certificate::{
-    AcceptedLoss, Fencing, Finding, MeasuredLoss, PrimaryLastSeen, PromoteOptions, StandbyPositions,
+    AcceptedLoss, CertifiedBound, Fencing, Finding, MeasuredLoss, PrimaryLastSeen, PromoteOptions,
+    StandbyPositions,
 };
+use crate::promise::fence_of;
 use crate::status::Role;
 
 /// A node that may be promoted.
@@ -149,6 +151,8 @@ pub struct Facts {
     pub primary: Option<PrimaryLastSeen>,
     /// Up to where it had acknowledged what it no longer holds.
     pub acked_tail_lost: Option<Lsn>,
+    /// The most that can be lost, as far as its log proves that.
+    pub bound: Finding<CertifiedBound>,
 }
 
 /// What the node is.
@@ -217,9 +221,18 @@ pub(crate) fn decide(facts: &Facts, options: &PromoteOptions) -> Decision {
         );
         return Decision::Refuse { why, next };
     }
-    if options.accept_loss != Some(AcceptedLoss::Unbounded) {
-        let why =
-            "under the policy async the loss has no bound, and it was not accepted".to_owned();
+    let accepted = match (&facts.bound, options.accept_loss) {
+        (_, Some(AcceptedLoss::Unbounded)) => true,
+        (Finding::Known(bound), Some(accepted)) => accepted.covers(bound),
+        _ => false,
+    };
+    if !accepted {
+        let why = match &facts.bound {
+            Finding::Known(bound) => format!("{}, and that was not accepted", at_most(bound)),
+            Finding::NotAvailable(why) => {
+                format!("the loss has no bound ({why}), and it was not accepted")
+            }
+        };
         return Decision::Refuse {
             why,
             next: command_line(facts, options),
@@ -232,17 +245,62 @@ pub(crate) fn decide(facts: &Facts, options: &PromoteOptions) -> Decision {
             next: command_line(facts, options),
         };
     }
-    let fencing = if options.primary_is_down {
+    let fencing = fencing(facts, options);
+    if fencing == Fencing::Not
+        && options.accept_loss != Some(AcceptedLoss::Unbounded)
+        && let Finding::Known(bound) = &facts.bound
+    {
+        let silent_ms = facts.silence.unwrap_or_default().as_millis();
+        let fence_ms = fence_of(bound).as_millis();
+        let why = format!(
+            "the old primary may still answer: it has been silent for {silent_ms} ms, and its \
+             lease is certainly out after {fence_ms} ms in which a process of this node listens"
+        );
+        let next = format!("wait, then again: {}", command_line(facts, options));
+        return Decision::Refuse { why, next };
+    }
+    Decision::Promote(fencing)
+}
+
+/// What keeps the old primary from acknowledging.
+pub(crate) fn fencing(facts: &Facts, options: &PromoteOptions) -> Fencing {
+    let out = |bound: &CertifiedBound| {
+        facts
+            .silence
+            .is_some_and(|silence| silence > fence_of(bound))
+    };
+    if facts.bound.known().is_some_and(out) {
+        Fencing::Fenced
+    } else if options.primary_is_down {
         Fencing::Stated
     } else {
         Fencing::Not
-    };
-    Decision::Promote(fencing)
+    }
+}
+
+fn at_most(bound: &CertifiedBound) -> String {
+    let parts = [
+        bound.commits.map(|commits| format!("{commits} commits")),
+        bound.bytes.map(|bytes| format!("{bytes} bytes")),
+        bound.span_ms.map(|ms| format!("a span of {ms} ms")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    format!("at most {} can be lost", parts.join(" and "))
 }
 
 /// The line to type that would not be refused for want of a flag.
 fn command_line(facts: &Facts, options: &PromoteOptions) -> String {
-    let mut line = "outlast promote --accept-loss unbounded".to_owned();
+    let accept = match &facts.bound {
+        Finding::Known(CertifiedBound {
+            commits: Some(commits),
+            ..
+        }) => commits.to_string(),
+        Finding::Known(CertifiedBound {
+            bytes: Some(bytes), ..
+        }) => format!("{bytes}B"),
+        _ => "unbounded".to_owned(),
+    };
+    let mut line = format!("outlast promote --accept-loss {accept}");
     if options.primary_is_down {
         line.push_str(" --primary-is-down");
     }
@@ -273,15 +331,31 @@ pub(crate) fn measured_loss(facts: &Facts) -> Finding<MeasuredLoss> {
 
 /// What the certificate rests on, in words.
 pub(crate) fn conditions(facts: &Facts, fencing: Fencing) -> Vec<String> {
+    let loss = match &facts.bound {
+        Finding::Known(bound) => format!(
+            "BOUNDED: {} of what the old primary acknowledged, unless protection was suspended, or \
+             this node removed, at the old primary after record {}",
+            at_most(bound),
+            bound.record
+        ),
+        Finding::NotAvailable(why) => format!(
+            "UNBOUNDED ({why}): commits that the old primary acknowledged at level local after the \
+             last byte that arrived here are lost, and nothing limits how many"
+        ),
+    };
     let mut conditions = vec![
-        "the policy is async: commits that the old primary acknowledged at level local after the \
-         last byte that arrived here are lost, and nothing limits how many"
-            .to_owned(),
+        loss,
         "every commit acknowledged at level replicated or applied is in this history, provided that \
          this node's disk kept what it had fsynced"
             .to_owned(),
     ];
     conditions.push(match fencing {
+        Fencing::Fenced => {
+            "FENCED: the old primary's lease is out, so it acknowledges nothing any more, unless \
+             protection was suspended there after that record, or its machine stood still \
+             together with its clocks"
+                .to_owned()
+        }
         Fencing::Stated => "the operator states that the old primary is down".to_owned(),
         Fencing::Not => {
             "NOT FENCED: if the old primary still runs, it goes on acknowledging until \
@@ -324,7 +398,96 @@ mod tests {
                 age_ms: 4000,
             }),
             acked_tail_lost: None,
+            bound: Finding::NotAvailable("the policy async has none".into()),
         }
+    }
+
+    fn bounded(silence_ms: u64) -> Facts {
+        let bound = CertifiedBound {
+            bytes: None,
+            commits: Some(223),
+            span_ms: Some(500),
+            lease_ms: 3000,
+            record: Lsn(80),
+        };
+        Facts {
+            silence: Some(Duration::from_millis(silence_ms)),
+            silence_max: Duration::from_millis(500),
+            bound: Finding::Known(bound),
+            ..facts()
+        }
+    }
+
+    #[test]
+    fn a_bound_is_accepted_by_its_amount_and_no_less() {
+        let with = |accept_loss, facts: &Facts| {
+            let accept_loss = Some(accept_loss);
+            decide(
+                facts,
+                &PromoteOptions {
+                    accept_loss,
+                    ..options()
+                },
+            )
+        };
+        let fenced = Decision::Promote(Fencing::Fenced);
+        let silent = bounded(4000);
+        assert_eq!(with(AcceptedLoss::Commits(223), &silent), fenced);
+        assert_eq!(with(AcceptedLoss::Commits(1000), &silent), fenced);
+        assert_eq!(with(AcceptedLoss::Unbounded, &silent), fenced);
+        for less in [AcceptedLoss::Commits(222), AcceptedLoss::Bytes(1 << 40)] {
+            let Decision::Refuse { why, next } = with(less, &silent) else {
+                panic!("{less:?} was enough")
+            };
+            assert!(why.contains("at most 223 commits"), "{why}");
+            assert!(next.contains("--accept-loss 223 "), "{next}");
+        }
+        // Nothing that was accepted covers what is not bounded.
+        let refused = with(AcceptedLoss::Commits(u64::MAX), &facts());
+        assert!(matches!(refused, Decision::Refuse { .. }), "{refused:?}");
+    }
+
+    #[test]
+    fn silence_fences_only_once_it_is_longer_than_any_clock_lets_the_lease_be() {
+        let accepting = PromoteOptions {
+            accept_loss: Some(AcceptedLoss::Commits(223)),
+            ..options()
+        };
+        // The lease of 3 s, with both clocks as wrong as they may be.
+        for (silence_ms, fenced) in [
+            (2_999, false),
+            (3_000, false),
+            (3_006, false),
+            (3_007, true),
+        ] {
+            let facts = bounded(silence_ms);
+            let decision = decide(&facts, &accepting);
+            let promoted = decision == Decision::Promote(Fencing::Fenced);
+            assert_eq!(promoted, fenced, "{silence_ms}: {decision:?}");
+            let unbounded = decide(&facts, &options());
+            let fencing = if fenced {
+                Fencing::Fenced
+            } else {
+                Fencing::Not
+            };
+            assert_eq!(unbounded, Decision::Promote(fencing), "{silence_ms}");
+            let stated = PromoteOptions {
+                primary_is_down: true,
+                ..accepting.clone()
+            };
+            let fencing = if fenced {
+                Fencing::Fenced
+            } else {
+                Fencing::Stated
+            };
+            assert_eq!(decide(&facts, &stated), Decision::Promote(fencing));
+        }
+        let offline = Facts {
+            silence: None,
+            ..bounded(0)
+        };
+        let refused = decide(&offline, &accepting);
+        assert!(matches!(refused, Decision::Refuse { .. }), "{refused:?}");
     }
 
     fn options() -> PromoteOptions {

@@ -6,8 +6,10 @@ mod support;
 use std::time::{Duration, Instant};
 
 use outlast_standby::Node;
-use outlast_standby::certificate::Outcome;
-use outlast_standby::engine::{Batch, CommitError, CommitOptions, ErrorKind, Level, Receipt};
+use outlast_standby::certificate::{AcceptedLoss, Fencing, Outcome, PromoteOptions};
+use outlast_standby::engine::{
+    Batch, CommitError, CommitOptions, ErrorKind, Level, ProtectionMark, Receipt,
+};
 use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy, Standing};
 use outlast_standby::status::{ProtectionState, Role};
 
@@ -177,4 +179,74 @@ fn a_promise_that_cannot_be_kept_changes_nothing() {
     let on_standby = b.set_policy(at_most(1), Action::Stall, "");
     assert!(on_standby.is_err());
     assert_eq!(a.store().newest_protection(), before);
+}
+
+#[test]
+fn a_promotion_of_a_bounded_standby_is_fenced_by_silence_and_certifies_the_bound() {
+    const BOUND: u64 = 5;
+    let (_pair, a, b) = Pair::met();
+    a.set_policy(at_most(BOUND), Action::Stall, "test").unwrap();
+    let mut acknowledged = put(&a, "last", Level::Replicated).unwrap().commit;
+    until("the standby has noted it", || {
+        b.store().protection_heard() == a.store().newest_protection()
+    });
+    let accepting = PromoteOptions {
+        accept_loss: Some(AcceptedLoss::Commits(BOUND)),
+        ..options()
+    };
+    let less = PromoteOptions {
+        accept_loss: Some(AcceptedLoss::Commits(BOUND - 1)),
+        ..accepting.clone()
+    };
+    for n in 0..50 {
+        if let Ok(receipt) = put_within(&a, &format!("key-{n}"), 1000) {
+            acknowledged = receipt.commit;
+        }
+    }
+    a.stop().unwrap();
+    let mut certificate = b.promote(&accepting).unwrap();
+    until("it is fenced", || {
+        certificate = b.promote(&accepting).unwrap();
+        let refused = b.promote(&less).unwrap();
+        let promoted = certificate.outcome == Outcome::Promoted;
+        assert!(promoted || matches!(refused.outcome, Outcome::Refused { .. }));
+        promoted
+    });
+    assert_eq!(certificate.fencing, Fencing::Fenced);
+    assert_eq!(certificate.policy, "bounded");
+    let bound = certificate.bound.known().unwrap();
+    assert_eq!(bound.commits, Some(BOUND));
+    let held = certificate.positions.durable.commit;
+    assert!(acknowledged <= held + BOUND, "{acknowledged} of {held}");
+    assert!(certificate.silence_ms.known() > Some(&500));
+    // Its own promise is not made yet, so nothing could be certified of it.
+    assert_eq!(state(&b), ProtectionState::Off);
+}
+
+#[test]
+fn a_standby_that_knows_of_a_record_it_lacks_or_of_a_suspension_certifies_nothing() {
+    let (_pair, a, b) = Pair::met();
+    let dry_run = PromoteOptions {
+        dry_run: true,
+        ..options()
+    };
+    let bound = || b.promote(&dry_run).unwrap().bound;
+    assert!(bound().known().is_none());
+    a.set_policy(at_most(5), Action::Stall, "test").unwrap();
+    put(&a, "one", Level::Applied).unwrap();
+    assert_eq!(bound().known().unwrap().commits, Some(5));
+    a.suspend_protection(Duration::from_secs(60), "test")
+        .unwrap();
+    put(&a, "two", Level::Applied).unwrap();
+    assert!(bound().known().is_none(), "it is suspended");
+    a.resume_protection("").unwrap();
+    put(&a, "three", Level::Applied).unwrap();
+    let known = *bound().known().unwrap();
+    // One that it heard of and does not have.
+    let newer = ProtectionMark {
+        lsn: known.record.advance(1000),
+        ..b.store().newest_protection().unwrap()
+    };
+    b.store().note_protection(newer).unwrap();
+    assert!(bound().known().is_none(), "it lacks a record");
 }

@@ -11,14 +11,16 @@ use outlast_engine::kill_points::{Point, pass};
 use outlast_shipper::drive::boot_time;
 
 use super::Inner;
+use super::protect::policy_name;
 use super::state::{as_ms, ms_since};
-use crate::certificate::{Certificate, Fencing, Finding, Outcome, PrimaryLastSeen, PromoteOptions};
+use crate::certificate::{Certificate, Finding, Outcome, PrimaryLastSeen, PromoteOptions};
 use crate::config::NodeConfig;
 use crate::dir::NodeDir;
 use crate::error::{Error, Result};
 use crate::follow::Command;
+use crate::promise::proven;
 use crate::promotion::{
-    Candidate, Decision, Facts, Promotion, Standing, conditions, decide, measured_loss,
+    Candidate, Decision, Facts, Promotion, Standing, conditions, decide, fencing, measured_loss,
     positions_of, promote, standing_of,
 };
 use crate::roles::was_writer;
@@ -103,6 +105,7 @@ impl Candidate for Inner {
                 age_ms: as_ms(now.since(told.at)),
             }),
             acked_tail_lost: self.store.recovered().acked_tail_lost,
+            bound: proven(&self.store),
         }
     }
 
@@ -156,6 +159,7 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
         silence_max: config.tuning.silence_max,
         primary: None,
         acked_tail_lost: store.recovered().acked_tail_lost,
+        bound: proven(&store),
     };
     let decision = decide(&facts, options);
     let epoch = match &decision {
@@ -189,8 +193,7 @@ fn certify(
     let not_built = |what: &str| Finding::NotAvailable(format!("this version does not {what}"));
     let fencing = match decision {
         Decision::Promote(fencing) => fencing,
-        _ if options.primary_is_down => Fencing::Stated,
-        _ => Fencing::Not,
+        _ => fencing(facts, options),
     };
     let outcome = match decision {
         Decision::AlreadyPrimary => Outcome::AlreadyPrimary,
@@ -205,7 +208,7 @@ fn certify(
         cluster: store.cluster(),
         node: store.node(),
         node_name: facts.node_name.clone(),
-        policy: config.policy.unwrap_or_default().name().to_owned(),
+        policy: policy_name(store, config),
         fencing,
         silence_ms: silence.map_or_else(
             || Finding::NotAvailable("no process of this node was listening".to_owned()),
@@ -216,7 +219,7 @@ fn certify(
             .primary
             .map_or_else(|| Finding::NotAvailable(unheard.to_owned()), Finding::Known),
         measured_loss: measured_loss(facts),
-        bound: Finding::NotAvailable("the policy async has none".to_owned()),
+        bound: facts.bound.clone(),
         chain_verified_to: Finding::Known(facts.positions.durable.lsn),
         state_audit: not_built("compare the states of the two nodes"),
         scrub: not_built("re-read sealed files"),

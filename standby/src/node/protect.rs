@@ -3,6 +3,7 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use outlast_engine::Store;
 use outlast_engine::clock::{Clock, SystemClock};
 use outlast_engine::format::EpochReason;
 use outlast_engine::format::limits::PROTECTIONS_MAX;
@@ -13,6 +14,7 @@ use outlast_shipper::drive::{boot_time, why_held};
 
 use super::state::as_ms;
 use super::{Inner, usage};
+use crate::config::NodeConfig;
 use crate::control::protocol::FailureKind;
 use crate::error::{Error, Result};
 use crate::status::{ProtectionState, ProtectionStatus, Role};
@@ -129,16 +131,6 @@ impl Inner {
         })
     }
 
-    /// The name of the policy that the newest record of the log says.
-    pub(super) fn policy_name(&self) -> String {
-        let newest = self.store.protections().pop();
-        let newest = newest.and_then(|newest| Protection::try_from(&newest.record).ok());
-        match newest {
-            Some(newest) => newest.policy.name().to_owned(),
-            None => self.config.policy.unwrap_or_default().name().to_owned(),
-        }
-    }
-
     fn write_protection(&self, protection: Protection, note: &str) -> Result<Protection> {
         protection.check().map_err(usage)?;
         self.store
@@ -188,6 +180,16 @@ impl Inner {
         if let Err(error) = written {
             tracing::error!(%error, "the bound could not be written down as in force");
         }
+    }
+}
+
+/// The name of the policy that the newest record of the log says.
+pub(super) fn policy_name(store: &Store, config: &NodeConfig) -> String {
+    let newest = store.protections().pop();
+    let newest = newest.and_then(|newest| Protection::try_from(&newest.record).ok());
+    match newest {
+        Some(newest) => newest.policy.name().to_owned(),
+        None => config.policy.unwrap_or_default().name().to_owned(),
     }
 }
 

@@ -8,6 +8,7 @@ use outlast_shipper::LinkHandle;
 use outlast_shipper::drive::boot_time;
 
 use super::Inner;
+use super::protect::policy_name;
 use crate::follow::{self, Follower};
 use crate::roles;
 use crate::status::{Lag, PeerStatus, ProtectionState, ProtectionStatus, Role, Status};
@@ -113,7 +114,7 @@ impl Inner {
             cluster: self.store.cluster(),
             node: self.store.node(),
             node_name: self.store.node_name(),
-            policy: self.policy_name(),
+            policy: policy_name(&self.store, &self.config),
             epoch: self.store.history().last().cloned(),
             listen: self.listening.lock().map(|address| address.to_string()),
             pid: Some(std::process::id()),

@@ -1,7 +1,9 @@
 //! `outlast promote`: making a standby the primary.
 
 use clap::Args;
-use outlast_standby::certificate::{AcceptedLoss, Certificate, Finding, Outcome, PromoteOptions};
+use outlast_standby::certificate::{
+    AcceptedLoss, Certificate, CertifiedBound, Finding, Outcome, PromoteOptions,
+};
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::promote_offline;
 use outlast_tools::exit::Exit;
@@ -28,7 +30,8 @@ pub(crate) struct Promote {
     /// The old primary still answers but cannot do its work
     #[arg(long)]
     primary_is_sick: bool,
-    /// The loss that you accept; under the policy async only `unbounded` can be
+    /// The loss that you accept: a number of commits, a size such as 64KiB, or `unbounded`; under
+    /// the policy async only the last can be
     #[arg(long, value_name = "AMOUNT")]
     accept_loss: Option<AcceptedLoss>,
     /// Why, for the record
@@ -109,7 +112,7 @@ pub(crate) fn text(certificate: &Certificate) -> String {
         format!("{} commits, {} bytes", loss.commits, loss.bytes)
     };
     line("measured loss", finding(&certificate.measured_loss, loss));
-    line("bound", finding(&certificate.bound, loss));
+    line("bound", finding(&certificate.bound, bound));
     line(
         "chain verified",
         finding(&certificate.chain_verified_to, |lsn| format!("to {lsn}")),
@@ -134,4 +137,14 @@ fn finding<T>(finding: &Finding<T>, text: impl FnOnce(&T) -> String) -> String {
         Finding::Known(value) => text(value),
         Finding::NotAvailable(why) => format!("not available ({why})"),
     }
+}
+
+fn bound(bound: &CertifiedBound) -> String {
+    let parts = [
+        bound.commits.map(|commits| format!("{commits} commits")),
+        bound.bytes.map(|bytes| format!("{bytes} bytes")),
+        bound.span_ms.map(|ms| format!("a span of {ms} ms")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    format!("at most {} (record {})", parts.join(" and "), bound.record)
 }

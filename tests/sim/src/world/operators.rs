@@ -8,7 +8,9 @@ use outlast_engine::{Committed, Level, RestoreOptions, Store, restore_on};
 use outlast_proto::ReceiverInput;
 use outlast_proto::SenderInput;
 use outlast_standby::certificate::{AcceptedLoss, PrimaryLastSeen, PromoteOptions};
-use outlast_standby::drive::{Candidate, Facts, positions_of, promote, resume, standing_of};
+use outlast_standby::drive::{
+    Candidate, Facts, positions_of, promote, proven, resume, standing_of,
+};
 use outlast_standby::status::Role;
 
 use super::World;
@@ -223,6 +225,7 @@ impl Candidate for OnProcess<'_> {
                 age_ms: u64::try_from(now.since(told.at).as_millis()).unwrap_or(u64::MAX),
             }),
             acked_tail_lost: store.recovered().acked_tail_lost,
+            bound: proven(store),
         }
     }
 
