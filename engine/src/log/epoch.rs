@@ -44,7 +44,8 @@ impl Log {
         self.note_mark().inspect_err(|error| self.poison(error))?;
         let record = self.next_epoch(&writer.chain, reason, note, raise_term)?;
         let mut fields = writer.fields(self, FrameKind::Epoch, 0);
-        writer.log_base = self.time_base(&writer, fields.wall_ms);
+        let base = self.time_base(&writer, fields.wall_ms);
+        self.set_time_base(&mut writer, base);
         fields.log_ms = writer
             .log_base
             .log_ms(fields.wall_ms, self.now_ns(), writer.chain.log_ms);
@@ -174,7 +175,15 @@ impl Log {
         {
             return Ok(());
         }
-        self.change_manifest(|manifest| manifest.term_heard = Some(mark))?;
+        self.change_manifest(|manifest| {
+            // Another one may have been noted since.
+            if manifest
+                .term_heard
+                .is_none_or(|heard| heard.term < mark.term)
+            {
+                manifest.term_heard = Some(mark);
+            }
+        })?;
         pass(Point::TermNoted);
         Ok(())
     }
@@ -218,7 +227,7 @@ impl Log {
         self.change_manifest(|manifest| manifest.protection_heard = Some(mark))
     }
 
-    /// Leaves the writing state, with the writer's lock held: no group is in flight.
+    /// Leaves the writing state. What waits ends as failed or unknown.
     pub(super) fn stop_writing(&self, state: LogState) {
         let mut finished = Finished::default();
         let waiting = {
@@ -268,28 +277,33 @@ impl Log {
     /// may lie in the page cache alone, and it may name an epoch that a crash kept out of the log
     /// and that must not be taken for one of it once the log has grown.
     pub(super) fn settle_manifest(&self, tail_lost: Option<TailLost>) -> Result<()> {
-        let history = self.history();
-        let mut manifest = self.manifest.lock();
-        manifest.history = history;
-        manifest.tail_lost = tail_lost;
-        self.with_reserve(|| manifest.store(&*self.fs))
+        let _changing = self.manifest_changes.lock();
+        let mut settled = self.manifest.lock().clone();
+        settled.history = self.history();
+        settled.tail_lost = tail_lost;
+        self.with_reserve(|| settled.store(&*self.fs))?;
+        *self.manifest.lock() = settled;
+        Ok(())
     }
 
+    /// Changes what this node knows of itself: durable on return, and seen by nobody before. Who
+    /// reads the manifest meanwhile sees what it was, and does not wait for the disk.
     pub(super) fn change_manifest(
         &self,
         change: impl FnOnce(&mut super::manifest::Manifest),
     ) -> Result<()> {
-        let mut manifest = self.manifest.lock();
-        let mut changed = manifest.clone();
+        let _changing = self.manifest_changes.lock();
+        let known = self.manifest.lock().clone();
+        let mut changed = known.clone();
         change(&mut changed);
-        if changed != *manifest {
-            let forgotten = (on(Bug::FenceNotDurable) && changed.fenced_by != manifest.fenced_by)
-                || (on(Bug::TermNotNoted) && changed.term_heard != manifest.term_heard)
-                || (on(Bug::EpochNotDurable) && changed.history != manifest.history);
+        if changed != known {
+            let forgotten = (on(Bug::FenceNotDurable) && changed.fenced_by != known.fenced_by)
+                || (on(Bug::TermNotNoted) && changed.term_heard != known.term_heard)
+                || (on(Bug::EpochNotDurable) && changed.history != known.history);
             if !forgotten {
                 self.with_reserve(|| changed.store(&*self.fs))?;
             }
-            *manifest = changed;
+            *self.manifest.lock() = changed;
         }
         Ok(())
     }

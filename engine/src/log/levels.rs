@@ -56,6 +56,8 @@ pub(super) struct Levels {
 struct Waiting {
     replicated: Stage,
     applied: Stage,
+    /// Why nothing waits any more.
+    ended: Option<Error>,
 }
 
 #[derive(Default)]
@@ -100,11 +102,16 @@ impl Levels {
         finished: &mut Finished,
     ) {
         let mut waiting = self.waiting.lock();
+        let ended = waiting.ended.as_ref().map(Error::duplicate);
         let Some(stage) = waiting.stage(level) else {
             return finished.push(waiter, Ok(receipt));
         };
         if receipt.lsn <= stage.reached {
             return finished.push(waiter, Ok(receipt));
+        }
+        // Writing has ended while this commit was on its way here.
+        if let Some(error) = ended {
+            return finished.push(waiter, Err(CommitError::Unknown { receipt, error }));
         }
         stage.queue.push_back((receipt, waiter));
     }
@@ -129,13 +136,16 @@ impl Levels {
         }
     }
 
-    /// Ends all waiting: whether their level was or will be reached is not known here any more.
+    /// Ends all waiting, for good: whether their level was or will be reached is not known here any
+    /// more.
     pub(super) fn abandon(&self, error: &Error, finished: &mut Finished) {
         let mut waiting = self.waiting.lock();
         let Waiting {
             replicated,
             applied,
+            ended,
         } = &mut *waiting;
+        ended.get_or_insert_with(|| error.duplicate());
         for (receipt, waiter) in replicated.queue.drain(..).chain(applied.queue.drain(..)) {
             let error = error.duplicate();
             finished.push(waiter, Err(CommitError::Unknown { receipt, error }));

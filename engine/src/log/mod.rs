@@ -168,7 +168,10 @@ pub(crate) struct Log {
     cluster: ClusterId,
     node: NodeId,
     segment_size: u64,
+    /// What is durable of it.
     manifest: Mutex<Manifest>,
+    /// Held while it is changed: by whoever writes the new one.
+    manifest_changes: Mutex<()>,
     /// Held while a file of the log is put in the place of another.
     replacing: Mutex<()>,
     /// Files that are no longer part of the log.
@@ -196,6 +199,8 @@ pub(crate) struct Log {
     gated: Gated,
     lane: Lane,
     background: Mutex<Option<Weak<dyn Background>>>,
+    /// Log time while it stands still, in milliseconds since 1970; 0 while it goes on.
+    held_log_ms: AtomicU64,
     /// When something was last synced, in nanoseconds of the monotonic clock.
     synced_at_ns: AtomicU64,
     /// Whether the lane knows that a mark is due, and since when.
@@ -488,19 +493,7 @@ impl Log {
             None => error.to_string(),
         };
         tracing::error!(%reason, "the log is poisoned: reopen the store");
-        let mut finished = Finished::default();
-        let waiting = {
-            let mut queue = self.queue.lock();
-            *self.state.write() = LogState::Poisoned(reason);
-            queue.drain()
-        };
-        let poisoned = self.not_writing();
-        for pending in waiting {
-            pending.fail(&poisoned, &mut finished);
-        }
-        self.gated.abandon(&poisoned, &mut finished);
-        self.levels.abandon(&poisoned, &mut finished);
-        finished.wake();
+        self.stop_writing(LogState::Poisoned(reason));
         self.cell.notify();
     }
 

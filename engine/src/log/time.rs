@@ -80,11 +80,18 @@ impl Log {
         }
     }
 
-    /// Log time, if it stands still.
+    /// Lets log time count from `base`.
+    pub(super) fn set_time_base(&self, writer: &mut Writer, base: Base) {
+        let held_ms = if base.held { writer.chain.log_ms } else { 0 };
+        self.held_log_ms.store(held_ms, Ordering::Relaxed);
+        writer.log_base = base;
+    }
+
+    /// Log time, if it stands still. Waits for no disk.
     pub(crate) fn held_log_time(&self) -> Option<HeldLogTime> {
-        let writer = self.writer();
-        (writer.log_base.held && self.state() == LogState::Writing).then(|| HeldLogTime {
-            log_ms: writer.chain.log_ms,
+        let log_ms = self.held_log_ms.load(Ordering::Relaxed);
+        (log_ms > 0 && self.state() == LogState::Writing).then(|| HeldLogTime {
+            log_ms,
             wall_ms: self.clock.wall_ms(),
         })
     }
@@ -99,19 +106,20 @@ impl Log {
         if !writer.log_base.held {
             return Ok(());
         }
-        writer.log_base = Base {
+        let base = Base {
             ms: self.clock.wall_ms().max(writer.chain.log_ms),
             at_ns: self.now_ns(),
             held: false,
         };
+        self.set_time_base(&mut writer, base);
         drop(writer);
         self.append_watermark_and_wait()
     }
 
     /// Carries log time on while nobody commits and puts wait to expire.
     pub(super) fn time_step(&self) -> Option<Duration> {
-        let stands = || self.writer().log_base.held;
-        if self.state() != LogState::Writing || !self.has_expiring() || stands() {
+        let stands = self.held_log_time().is_some();
+        if self.state() != LogState::Writing || stands || !self.has_expiring() {
             return None;
         }
         let synced = Duration::from_nanos(self.synced_at_ns.load(Ordering::Relaxed));
