@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use outlast_standby::control::Client;
-use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::status::Role;
 use outlast_tools::load::{Ledger, LoadBatch};
 use outlast_tools::pair::{PATIENCE, scan};
@@ -190,9 +189,7 @@ impl Bed {
     /// The only number of batches after which the state is what the node shows.
     fn prefix(&self, dir: &Path, what: &str) -> usize {
         let mut client = Client::connect(dir).unwrap();
-        let Ok(Reply::Status(status)) = client.ask_one(Ask::Status) else {
-            panic!("{what}: no status")
-        };
+        let status = client.status().unwrap();
         // The keyspace is not there before the first batch.
         if status.positions.visible.commit == 0 {
             return 0;
@@ -270,7 +267,7 @@ impl Running {
     fn until_up(&mut self, dir: &Path) -> bool {
         until("the node answers or ends", || {
             if let Ok(mut client) = Client::connect(dir)
-                && let Ok(Reply::Status(status)) = client.ask_one(Ask::Status)
+                && let Ok(status) = client.status()
             {
                 let pid = i32::try_from(status.pid.unwrap()).unwrap();
                 self.pid = Some(Pid::from_raw(pid).unwrap());
@@ -351,10 +348,7 @@ fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 fn status(dir: &Path) -> Option<Role> {
-    match Client::connect(dir).ok()?.ask_one(Ask::Status).ok()? {
-        Reply::Status(status) => Some(status.role),
-        _ => None,
-    }
+    Some(Client::connect(dir).ok()?.status().ok()?.role)
 }
 
 fn copy(from: &Path, to: &Path) {

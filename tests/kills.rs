@@ -12,7 +12,6 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use outlast_standby::control::Client;
-use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_tools::load::{LedgerLine, LoadBatch};
 use outlast_tools::model;
 use outlast_tools::pair::{NodeProcess, PATIENCE};
@@ -191,6 +190,9 @@ fn a_standing_standby_vouches_for_nothing() {
     a.until("the load waits for the standby", waiting).unwrap();
     a.kill().unwrap();
     let (_, ledger) = load.end();
+    let asked = pair.run(&pair.b, ["status"]).unwrap();
+    let said = String::from_utf8_lossy(&asked.stderr);
+    assert!(said.contains("did not answer within"), "{said}");
     kill_process(pid, Signal::CONT).unwrap();
     pair.promote(&pair.b, "the primary was killed").unwrap();
     round.holds(round.prefix(&b), &ledger);
@@ -278,10 +280,7 @@ fn runs(pid: u32) -> bool {
 }
 
 fn pid(dir: &Path) -> Option<u32> {
-    match Client::connect(dir).ok()?.ask_one(Ask::Status).ok()? {
-        Reply::Status(status) => status.pid,
-        _ => None,
-    }
+    Client::connect(dir).ok()?.status().ok()?.pid
 }
 
 #[test]

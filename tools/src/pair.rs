@@ -307,10 +307,7 @@ impl NodeProcess {
 
     /// What it says of itself.
     pub fn status(&self) -> Result<Status> {
-        match self.client()?.ask_one(Ask::Status)? {
-            Reply::Status(status) => Ok(*status),
-            other => bail!("the node answered something else: {other:?}"),
-        }
+        Ok(self.client()?.status()?)
     }
 
     /// Waits until a session with its peer is up.

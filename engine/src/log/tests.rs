@@ -612,6 +612,29 @@ fn preparing_with_an_old_view_of_the_log_never_touches_a_file_in_use() {
     assert!(read_all(&fs, &segment::file_name(3)).is_ok());
 }
 
+/// What a node says of itself, and what it tells its peer, it can say while its disk hangs.
+#[test]
+fn nobody_who_asks_how_the_log_is_waits_for_a_disk() {
+    let fs = made();
+    let (log, _) = writing(&fs);
+    put(&log, b"k", b"v").unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        // As whoever writes a frame, and whoever writes the manifest, while the disk hangs.
+        let writes = (log.writer.lock(), log.manifest_changes.lock());
+        scope.spawn(|| {
+            let _ = (log.positions(), log.state(), log.history(), log.recovered());
+            let _ = (log.held_log_time(), log.term_heard(), log.node_name());
+            let _ = (log.protections(), log.newest_protection());
+            let _ = (log.protection_heard(), log.is_attached());
+            said.send(()).unwrap();
+        });
+        let answered = heard.recv_timeout(Duration::from_secs(20));
+        drop(writes);
+        answered.expect("somebody waited");
+    });
+}
+
 #[test]
 fn a_batch_over_the_limit_names_it() {
     let fs = made();

@@ -3,10 +3,15 @@
 use std::io::{self, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::protocol::{self, Answer, Ask, Failure, FailureKind, Reply, Request};
 use crate::dir::NodeDir;
 use crate::error::{Error, Result};
+use crate::status::Status;
+
+/// A node says at once how it is, whatever its disks do: one that does not is stopped, or hangs.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to a running node.
 #[derive(Debug)]
@@ -89,6 +94,25 @@ impl Client {
         only.ok_or_else(|| Error::new(FailureKind::Failed, "the node answered with nothing"))
     }
 
+    /// How the node is.
+    ///
+    /// # Errors
+    /// As [`Client::ask`]; `Timeout` when it does not say so within 10 s.
+    pub fn status(&mut self) -> Result<Status> {
+        self.stream
+            .set_read_timeout(Some(STATUS_TIMEOUT))
+            .map_err(gone)?;
+        let reply = self.ask_one(Ask::Status)?;
+        self.stream.set_read_timeout(None).map_err(gone)?;
+        match reply {
+            Reply::Status(status) => Ok(*status),
+            other => {
+                let what = format!("asked how it is, the node answered {other:?}");
+                Err(Error::new(FailureKind::Failed, what))
+            }
+        }
+    }
+
     /// Parts the connection in two, so that one thread can send while another takes answers. The
     /// sender goes on with [`Client::send`].
     ///
@@ -142,6 +166,15 @@ pub(super) fn short_path(path: &Path) -> io::Result<(std::fs::File, PathBuf)> {
 }
 
 fn gone(error: io::Error) -> Error {
+    // What a read that took too long ends with.
+    if error.kind() == io::ErrorKind::WouldBlock {
+        let what = format!(
+            "the node runs, but did not answer within {} s",
+            STATUS_TIMEOUT.as_secs()
+        );
+        return Error::new(FailureKind::Timeout, what)
+            .hint("its process is stopped, or hangs: look at it, or end it by its pid");
+    }
     Error::new(FailureKind::Failed, "the connection to the node was lost").because(error)
 }
 

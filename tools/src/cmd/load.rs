@@ -8,7 +8,6 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use outlast_engine::Level;
-use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_tools::exit::Exit;
 use outlast_tools::load::{Acknowledged, Batches, End, Ledger, Loaded, Options, load};
 use serde_json::{Value, json};
@@ -151,8 +150,7 @@ impl Load {
 /// Up to which commit each level has come, as the node says now; null if it does not answer.
 fn held(global: &Global) -> Value {
     let status = global.client().ok();
-    let reply = status.and_then(|mut client| client.ask_one(Ask::Status).ok());
-    let Some(Reply::Status(status)) = reply else {
+    let Some(status) = status.and_then(|mut client| client.status().ok()) else {
         return Value::Null;
     };
     let positions = status.positions;

@@ -154,17 +154,13 @@ impl Set {
 }
 
 fn show(global: &Global) -> Result<Exit, Failure> {
-    match global.client()?.ask_one(Ask::Status).map_err(failed)? {
-        Reply::Status(status) => {
-            global.output.result(&status.protection, || {
-                let stands = status.protection.as_ref().map(stands);
-                let stands = stands.unwrap_or_else(|| "ask the primary how it stands".to_owned());
-                format!("policy   {}\n{stands}", status.policy)
-            })?;
-            Ok(Exit::Ok)
-        }
-        other => Err(unexpected(&other)),
-    }
+    let status = global.client()?.status().map_err(failed)?;
+    global.output.result(&status.protection, || {
+        let stands = status.protection.as_ref().map(stands);
+        let stands = stands.unwrap_or_else(|| "ask the primary how it stands".to_owned());
+        format!("policy   {}\n{stands}", status.policy)
+    })?;
+    Ok(Exit::Ok)
 }
 
 fn write(global: &Global, ask: Ask) -> Result<Exit, Failure> {

@@ -1,13 +1,12 @@
 //! `outlast status`: how a node is.
 
 use clap::Args;
-use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::status::{Role, Status as NodeStatus};
 use outlast_tools::exit::Exit;
 
 use crate::Global;
 use crate::failure::Failure;
-use crate::node::{failed, unexpected};
+use crate::node::failed;
 
 /// Show how the node is
 ///
@@ -17,13 +16,9 @@ pub(crate) struct Status {}
 
 impl Status {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
-        match global.client()?.ask_one(Ask::Status).map_err(failed)? {
-            Reply::Status(status) => {
-                global.output.result(&status, || text(&status))?;
-                Ok(Exit::Ok)
-            }
-            other => Err(unexpected(&other)),
-        }
+        let status = global.client()?.status().map_err(failed)?;
+        global.output.result(&status, || text(&status))?;
+        Ok(Exit::Ok)
     }
 }
 

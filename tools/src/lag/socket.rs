@@ -73,14 +73,7 @@ pub fn run(dir: &Path, load: &Load) -> Result<Measured> {
 
 /// How the node in `dir` is.
 pub fn status(dir: &Path) -> Result<Status> {
-    ask_status(&mut Client::connect(dir)?)
-}
-
-fn ask_status(client: &mut Client) -> Result<Status> {
-    match client.ask_one(Ask::Status)? {
-        Reply::Status(status) => Ok(*status),
-        other => anyhow::bail!("asked for its status, the node answered {other:?}"),
-    }
+    Ok(Client::connect(dir)?.status()?)
 }
 
 fn send(client: &mut Client, load: &Load, asked: &Asked, origin: Instant) -> Result<()> {
@@ -172,7 +165,7 @@ fn sample(
     let mut at = load.warm_up;
     while at < load.ends() && !ended.load(Ordering::Acquire) {
         sleep_until(origin, at);
-        let status = ask_status(client)?;
+        let status = client.status()?;
         let positions = status.positions;
         let lag = status.lag.unwrap_or_default();
         series.samples.push(LagSample {
