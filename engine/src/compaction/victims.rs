@@ -24,6 +24,9 @@ pub(crate) enum Aim {
     Reclaim,
     /// The same, and everything else put in the order of its keys.
     Order,
+    /// What ordering takes, one by one in an order drawn from a seed.
+    #[cfg(test)]
+    Any(u64),
 }
 
 /// Sizes that limit a rewriting.
@@ -83,6 +86,14 @@ pub(crate) fn pick(pieces: &[Weight], aim: Aim, limits: Limits) -> Option<Range<
         Aim::Order => pieces
             .iter()
             .position(|piece| piece.deletes.is_none() || piece.wastes(NEIGHBOUR_PARTS))?,
+        #[cfg(test)]
+        Aim::Any(seed) => {
+            let takes = |piece: &Weight| piece.deletes.is_none() || piece.wastes(NEIGHBOUR_PARTS);
+            let numbered = pieces.iter().enumerate();
+            let takes: Vec<_> = numbered.filter(|(_, piece)| takes(piece)).collect();
+            let (at, _) = fastrand::Rng::with_seed(seed ^ takes.len() as u64).choice(takes)?;
+            return Some(at..at + 1);
+        }
     };
     if aim == Aim::NeededOnFullDisk {
         return Some(seed..seed + 1);

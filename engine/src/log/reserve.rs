@@ -30,24 +30,24 @@ impl Log {
                 }
                 other => other?,
             };
+            // Its name need not last: where a crash took it, it is made again.
             let len = self.segment_size + CONTROL_LEN;
             if file.len_bytes()? < len {
                 file.allocate(len)?;
-                self.sync_or_drop(|| file.sync())?;
+                file.sync().inspect_err(|_| self.drop_reserve())?;
             }
-            self.sync_or_drop(|| self.fs.sync_dir(""))
+            Ok(())
         };
-        keep().map_err(|error| Error::io("hold space in reserve", error))?;
+        let kept: std::io::Result<()> = keep();
+        kept.map_err(|error| Error::io("hold space in reserve", error))?;
         self.reserve_kept.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// A sync that failed is not tried again: the reserve is made anew.
-    fn sync_or_drop(&self, sync: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
-        sync().inspect_err(|_| {
-            // One that cannot be taken away holds its space as it is.
-            let _ = self.fs.unlink(NAME);
-        })
+    /// A sync that failed is not tried again: the reserve is made anew. One that cannot be taken
+    /// away holds its space as it is.
+    fn drop_reserve(&self) {
+        let _ = self.fs.unlink(NAME);
     }
 
     /// Does `act`; where the disk is full, again with the reserve's space for control files, and

@@ -5,6 +5,7 @@ mod compact;
 mod figures;
 mod follow;
 mod gate;
+mod generated;
 mod racing;
 mod read;
 mod read_only;
