@@ -141,6 +141,13 @@ impl Bed {
                 (_, role) => panic!("{what}: {loaded}, {role:?}"),
             };
         }
+        // Behind a quick writer that thread has yet to prepare the next segment.
+        if up && kind.from == From::Lane && n == 1 {
+            let met = || fs::read_to_string(&trace).unwrap().contains("(INJECTED)");
+            until("the thread in the background meets its fault", || {
+                met().then_some(())
+            });
+        }
         let main = running.end();
         let said = fs::read_to_string(said).unwrap();
         assert!(up || said.contains("error: "), "{what}: {said}");
