@@ -512,28 +512,34 @@ impl Life {
         b
     }
 
-    /// Promotes a standby that does not run, by a command that is killed. One that ends before its
-    /// kill, since what an earlier one did need not be done again, never was: the kills behind it
-    /// want a standby.
+    /// Promotes a standby that does not run, by a command that is killed. One that promotes it, since
+    /// it ends before its kill or is killed too late, never was: the kills behind it want a standby.
     fn offline(&mut self, kills: Vec<Kill>) -> NodeProcess {
         let place = self.site.pair.b.clone();
         let before = self.site.path("before");
+        let mut left = kills.len();
         for kill in kills {
+            left -= 1;
             self.now = format!("life {}: {kill:?}", self.number);
             link_or_copy(place.dir(), &before, |from, to| {
                 fs::copy(from, to).map(drop)
             });
             let mut command = self.site.pair.command(&place, promotion());
             let output = command.env("OUTLAST_KILL_AT", at(kill)).output().unwrap();
-            if output.status.signal() == Some(SIGKILL) {
+            let died = output.status.signal() == Some(SIGKILL);
+            if died {
                 self.seen.push(kill);
-                fs::remove_dir_all(&before).unwrap();
             } else {
                 support::ended(&output, 0);
+            }
+            let standby = !self.has_begun_an_epoch(&place);
+            self.holds(&place, Level::Replicated);
+            if standby || died && left == 0 {
+                fs::remove_dir_all(&before).unwrap();
+            } else {
                 fs::remove_dir_all(place.dir()).unwrap();
                 fs::rename(&before, place.dir()).unwrap();
             }
-            self.holds(&place, Level::Replicated);
         }
         let output = self.site.pair.run(&place, promotion()).unwrap();
         support::ended(&output, 0);
@@ -680,15 +686,9 @@ impl Life {
         assert_eq!(self.prefix(node), until as u64, "{}", self.now);
     }
 
-    /// That the directory of a node that does not run holds what was acknowledged at a level. It is
-    /// looked at under other names, since opening it would hold it for a moment.
+    /// That the directory of a node that does not run holds what was acknowledged at a level.
     fn holds(&self, place: &NodePlace, level: Level) {
-        let other = self.site.path("looked-at");
-        link_or_copy(place.dir(), &other, |from, to| fs::hard_link(from, to));
-        let store = Store::open(&other, Config::default()).unwrap();
-        let held = store.positions().appended.commit;
-        store.close().unwrap();
-        fs::remove_dir_all(&other).unwrap();
+        let held = self.look_at(place, |store| store.positions().appended.commit);
         let acknowledged = self.acknowledged(level);
         assert!(
             acknowledged <= held,
@@ -696,6 +696,28 @@ impl Life {
             self.now,
             place.name()
         );
+    }
+
+    /// Whether the newest epoch in the log of a node that does not run is its own.
+    fn has_begun_an_epoch(&self, place: &NodePlace) -> bool {
+        self.look_at(place, |store| {
+            let history = store.history();
+            history
+                .last()
+                .is_some_and(|epoch| epoch.node == store.node())
+        })
+    }
+
+    /// Looks at the store of a node that does not run, under other names: opening it would hold it
+    /// for a moment.
+    fn look_at<T>(&self, place: &NodePlace, look: impl FnOnce(&Store) -> T) -> T {
+        let other = self.site.path("looked-at");
+        link_or_copy(place.dir(), &other, |from, to| fs::hard_link(from, to));
+        let store = Store::open(&other, Config::default()).unwrap();
+        let seen = look(&store);
+        store.close().unwrap();
+        fs::remove_dir_all(&other).unwrap();
+        seen
     }
 
     /// How many batches begin the input and end with the newest that was acknowledged at a level or
