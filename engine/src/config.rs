@@ -115,7 +115,7 @@ pub struct Config {
     /// long at most a follower's own mark lags behind its fsyncs. Default 50 ms.
     pub idle_mark_after: Duration,
     /// After how many changes of keys the index's memtable is written to disk. Its memory, and the
-    /// time that opening takes after a crash, grow with this. Default 100,000.
+    /// time that opening takes after a crash, grow with this. Default 65,536.
     pub flush_after_entries: usize,
     /// After how many bytes of log, at most, the index's memtable is written to disk. Default
     /// 16 MiB.
@@ -151,7 +151,7 @@ impl Default for Config {
             write_mode: WriteMode::Auto,
             read_mode: ReadMode::Auto,
             idle_mark_after: Duration::from_millis(50),
-            flush_after_entries: 100_000,
+            flush_after_entries: 65_536,
             flush_after_log_bytes: 16 << 20,
             history_log_bytes: 16 << 20,
             retain_log_bytes: None,

@@ -1,5 +1,5 @@
-//! Memory maps of sealed files, and what is asked and hinted about them: the only `unsafe` in the
-//! workspace.
+//! Memory maps, of sealed files and of no file, and what is asked and hinted about them: the only
+//! `unsafe` in the workspace.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 use bytes::Bytes;
-use memmap2::{Advice, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 use super::MapPages;
 
@@ -33,6 +33,18 @@ pub(super) fn map(file: &File, pages: MapPages, around: bool) -> io::Result<Byte
         let _ = map.advise(Advice::Random);
     }
     Ok(Bytes::from_owner(map))
+}
+
+/// Zeroed memory for much that is read at once, in large pages where there are any: in small ones,
+/// finding each costs as much as filling it. What is not touched costs nothing.
+pub(crate) fn zeroed(len: usize) -> io::Result<MmapMut> {
+    let memory = MmapMut::map_anon(len)?;
+    #[cfg(target_os = "linux")]
+    {
+        // A hint: without it pages are small.
+        let _ = memory.advise(Advice::HugePage);
+    }
+    Ok(memory)
 }
 
 /// Lets the operating system begin to write a part of a file to the disk, and does not wait for it:

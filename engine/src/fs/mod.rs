@@ -22,7 +22,7 @@ use bytes::Bytes;
 use crate::kill_points::{Point, pass};
 use crate::planted::{Bug, on};
 
-pub(crate) use map::{is_resident, prefetch, will_need};
+pub(crate) use map::{is_resident, prefetch, will_need, zeroed};
 pub use mem::{Crash, MemFs};
 pub use os::OsFs;
 pub(crate) use read_only::ReadOnly;

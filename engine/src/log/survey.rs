@@ -18,7 +18,7 @@ use crate::format::{
     SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,
     SparseHeader, to_usize,
 };
-use crate::fs::{Access, Fs};
+use crate::fs::{Access, Fs, zeroed};
 
 /// What must be known of a directory before its segments can be read.
 #[derive(Clone, Debug)]
@@ -542,6 +542,7 @@ impl<'a> Surveyor<'a> {
     /// such zeros.
     fn read(&self, name: &str) -> std::io::Result<(Bytes, usize)> {
         const PIECE_LEN: usize = 1 << 20;
+        const LARGE_LEN: usize = 4 << 20;
         let file = self.fs.open(name, Access::Read)?;
         let len = to_usize(file.len_bytes()?);
         let mut piece = vec![0; PIECE_LEN.min(len)];
@@ -555,12 +556,20 @@ impl<'a> Surveyor<'a> {
             }
             written = start;
         }
-        let mut bytes = vec![0; len];
-        let read = file.read_at(0, bytes.get_mut(..written).unwrap_or_default())?;
+        let fill = |bytes: &mut [u8]| file.read_at(0, bytes.get_mut(..written).unwrap_or_default());
+        let (mut bytes, read) = if len < LARGE_LEN {
+            let mut memory = vec![0; len];
+            let read = fill(&mut memory)?;
+            (Bytes::from(memory), read)
+        } else {
+            let mut memory = zeroed(len)?;
+            let read = fill(&mut memory)?;
+            (Bytes::from_owner(memory), read)
+        };
         if read < written {
             bytes.truncate(read);
         }
-        Ok((bytes.into(), written))
+        Ok((bytes, written))
     }
 
     fn reading(&self, name: &str, error: std::io::Error) -> Error {
