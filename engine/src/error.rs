@@ -50,6 +50,10 @@ pub enum ErrorKind {
     /// The bound on loss is used up, or the standby was not heard for as long as the lease, and new
     /// commits are to be refused then. Nothing was written.
     OutOfBound,
+    /// The standby was not heard for as long as the lease: it may have been promoted, and what this
+    /// node shows may no longer be what holds. A [`Store::snapshot`](crate::Store::snapshot) is
+    /// taken all the same.
+    NotCurrent,
     /// The deadline passed.
     Timeout,
     /// The store was closed while the call waited.

@@ -102,6 +102,7 @@ impl From<outlast_engine::Error> for Error {
             | ErrorKind::NotHeld
             | ErrorKind::LogTruncated
             | ErrorKind::OutOfBound
+            | ErrorKind::NotCurrent
             | ErrorKind::Skipped
             | ErrorKind::AlreadyInitialised => FailureKind::Refused,
             _ => FailureKind::Failed,

@@ -75,7 +75,7 @@ fn under_sync_what_is_answered_is_on_both_disks_and_nothing_else_is() {
 #[test]
 fn a_primary_that_is_cut_off_answers_no_more_than_the_bound_and_nothing_after_the_lease() {
     const BOUND: u64 = 5;
-    let (_pair, a, b) = Pair::met();
+    let (pair, a, b) = Pair::met();
     a.set_policy(at_most(BOUND), Action::Stall, "test").unwrap();
     put(&a, "last", Level::Replicated).unwrap();
     b.stop().unwrap();
@@ -95,6 +95,16 @@ fn a_primary_that_is_cut_off_answers_no_more_than_the_bound_and_nothing_after_th
     assert!(put_within(&a, "later", 100).is_err());
     let why = a.status().protection.unwrap().why.unwrap();
     assert!(why.contains("lease"), "{why}");
+    // Nor is what it shows known to be what holds.
+    let store = a.store();
+    let keyspace = store.keyspace("default").unwrap();
+    let read = store.get(&keyspace, "last").unwrap_err();
+    assert_eq!(read.kind(), ErrorKind::NotCurrent, "{read}");
+    assert!(store.snapshot().get(&keyspace, "last").unwrap().is_some());
+    let _b = pair.start("b");
+    until("it is current again", || {
+        store.get(&keyspace, "last").is_ok()
+    });
 }
 
 #[test]

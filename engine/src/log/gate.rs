@@ -28,6 +28,14 @@ pub trait CommitGate: Send + Sync {
     /// now.
     fn holds(&self) -> bool;
 
+    /// Whether what is visible may be shown as what holds now.
+    ///
+    /// Asked before each such read, so it must be quicker than one.
+    ///
+    /// # Errors
+    /// `NotCurrent` where another node may have taken this one's place.
+    fn reads(&self) -> Result<()>;
+
     /// What becomes of a commit that is to be appended, with the log ending at `appended` and all
     /// up to `visible` answered.
     ///
@@ -149,6 +157,14 @@ impl Log {
         if self.lead_again() {
             self.lead_group();
         }
+    }
+
+    /// Whether what is visible may be shown as what holds now.
+    ///
+    /// # Errors
+    /// `NotCurrent`.
+    pub(crate) fn reads(&self) -> Result<()> {
+        self.gated.gate().map_or(Ok(()), CommitGate::reads)
     }
 
     /// What becomes of a frame of this kind that is to be appended now. Control records promise

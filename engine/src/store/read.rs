@@ -19,8 +19,10 @@ impl Store {
     /// belong together, take a [`Store::snapshot`].
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// `NotCurrent` where a bound is promised and the standby was not heard for as long as its
+    /// lease; else as [`Snapshot::get`].
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
+        self.log().reads()?;
         self.shared.get_newest(keyspace, key.as_ref())
     }
 
@@ -42,32 +44,39 @@ impl Store {
     /// ```
     ///
     /// # Errors
-    /// As [`Snapshot::get`], for one of the keys that have one.
+    /// As [`Store::get`], for one of the keys that have one.
     pub fn multi_get<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Bytes>>> {
+        self.log().reads()?;
         self.snapshot().multi_get(keyspace, keys)
     }
 
     /// [`Store::get`] without waiting for the disk, as [`Snapshot::get_async`].
     ///
     /// # Errors
-    /// As [`Snapshot::get_async`].
+    /// As [`Store::get`], and [`Snapshot::get_async`].
     pub fn get_async(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Reading<Option<Bytes>> {
+        if let Err(error) = self.log().reads() {
+            return Reading::ready(Err(error));
+        }
         self.snapshot().get_async(keyspace, key)
     }
 
     /// [`Store::multi_get`] without waiting for the disk, as [`Snapshot::multi_get_async`].
     ///
     /// # Errors
-    /// As [`Snapshot::multi_get_async`].
+    /// As [`Store::multi_get`], and [`Snapshot::multi_get_async`].
     pub fn multi_get_async<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
         keys: impl IntoIterator<Item = K>,
     ) -> Reading<Vec<Option<Bytes>>> {
+        if let Err(error) = self.log().reads() {
+            return Reading::ready(Err(error));
+        }
         self.snapshot().multi_get_async(keyspace, keys)
     }
 
@@ -75,15 +84,39 @@ impl Store {
     /// [`Store::compare_and_set`] by that.
     ///
     /// # Errors
-    /// As [`Snapshot::get`].
+    /// As [`Store::get`].
     pub fn get_entry(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Entry>> {
+        self.log().reads()?;
         self.snapshot().get_entry(keyspace, key)
     }
 
-    /// The state as it is visible now.
+    /// The state as it is visible here now, also where it may no longer be what holds:
+    /// [`Store::confirm_current`] says whether it is, and reads through the store ask that first.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         Snapshot::newest(self.shared.clone())
+    }
+
+    /// Whether what is visible here is known to be what holds now. It always is where nothing is
+    /// promised about loss, and on a standby, which shows what its primary showed a moment ago.
+    ///
+    /// ```
+    /// # use outlast_engine::Store;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let store = Store::open_in_memory()?;
+    /// let snapshot = store.snapshot();
+    /// store.confirm_current()?;
+    /// // What is read from the snapshot was what held when it was taken.
+    /// # drop(snapshot);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `NotCurrent` where a bound is promised and the standby was not heard for as long as its
+    /// lease: it may have been promoted.
+    pub fn confirm_current(&self) -> Result<()> {
+        self.log().reads()
     }
 
     /// The state at an earlier position: the end of a batch (a receipt's LSN) or of a frame.

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use outlast_engine::format::{EpochReason, Lsn, NodeId, Position};
 use outlast_engine::{Admit, CommitGate, Error, ErrorKind, Result, Store};
 use outlast_proto::{
-    Admission, Gate, GateConfig, GateStart, GateStatus, Held, MonoTime, Protection, ProtectionPoint,
+    Admission, Gate, GateConfig, GateStart, GateStatus, Held, Lease, MonoTime, Protection,
+    ProtectionPoint,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -23,6 +25,9 @@ pub struct Gatekeeper {
     clock: Clock,
     /// Whether anything is promised: while not, no commit asks before it is appended.
     promises: AtomicBool,
+    /// The last moment, in nanoseconds of the clock, at which what is visible may be shown as what
+    /// holds now, as far as was known when the gate was last asked.
+    reads_until_ns: AtomicU64,
     changed: Notify,
 }
 
@@ -41,6 +46,7 @@ impl Gatekeeper {
             inner: Mutex::new(Inner::default()),
             clock: Box::new(clock),
             promises: AtomicBool::new(false),
+            reads_until_ns: AtomicU64::new(u64::MAX),
             changed: Notify::new(),
         })
     }
@@ -58,8 +64,10 @@ impl Gatekeeper {
             recovered: store.positions().appended,
         };
         let mut inner = self.inner.lock();
-        let gate = Gate::new((self.clock)(), GateConfig::default(), start);
+        let now = (self.clock)();
+        let mut gate = Gate::new(now, GateConfig::default(), start);
         self.promises.store(gate.promises(), Ordering::Release);
+        self.note_lease(gate.lease_at(now));
         inner.gate = Some(gate);
     }
 
@@ -121,7 +129,21 @@ impl Gatekeeper {
     fn with<T>(&self, act: impl FnOnce(&mut Gate, MonoTime) -> T) -> Option<T> {
         let mut inner = self.inner.lock();
         let now = (self.clock)();
-        inner.gate.as_mut().map(|gate| act(gate, now))
+        let gate = inner.gate.as_mut()?;
+        let done = act(gate, now);
+        self.note_lease(gate.lease_at(now));
+        Some(done)
+    }
+
+    fn note_lease(&self, lease: Lease) {
+        let until = match lease {
+            Lease::NotAsked => None,
+            Lease::Holds { until } => Some(until),
+            Lease::Out { .. } => Some(MonoTime::default()),
+        };
+        let until_ns = until.map(|until| until.as_duration().as_nanos());
+        let until_ns = until_ns.map_or(u64::MAX, |ns| u64::try_from(ns).unwrap_or(u64::MAX));
+        self.reads_until_ns.store(until_ns, Ordering::Release);
     }
 }
 
@@ -142,6 +164,7 @@ impl CommitGate for Gatekeeper {
         let now = (self.clock)();
         let decision = gate.decide(now, durable, waiting);
         self.promises.store(gate.promises(), Ordering::Release);
+        self.note_lease(gate.lease_at(now));
         if inner.again_at != decision.again_at {
             inner.again_at = decision.again_at;
             self.changed.notify_one();
@@ -155,6 +178,27 @@ impl CommitGate for Gatekeeper {
         }
         let lease = self.with(Gate::lease_at);
         !lease.is_some_and(|lease| lease.is_out())
+    }
+
+    fn reads(&self) -> Result<()> {
+        let until_ns = self.reads_until_ns.load(Ordering::Acquire);
+        if until_ns == u64::MAX || (self.clock)() <= MonoTime::new(Duration::from_nanos(until_ns)) {
+            return Ok(());
+        }
+        let asked = self.with(|gate, now| (gate.lease_at(now), now));
+        let Some((Lease::Out { since }, now)) = asked else {
+            return Ok(());
+        };
+        let cut_off = match since {
+            Some(since) => format!("its lease ran out {} ms ago", now.since(since).as_millis()),
+            None => "it was not heard since this node began to write".to_owned(),
+        };
+        let message = format!(
+            "the standby does not answer ({cut_off}) and may have been promoted, so this node may \
+             show what no longer holds: ask the other node, or read a snapshot to see it all the \
+             same"
+        );
+        Err(Error::new(ErrorKind::NotCurrent, message))
     }
 
     fn admit(&self, appended: Lsn, visible: Lsn) -> Result<Admit> {

@@ -17,6 +17,7 @@ struct Rule {
     /// More than so many bytes wait outside of the log.
     window: Option<u64>,
     refuses: bool,
+    is_cut_off: bool,
     holds: bool,
     records: Vec<Lsn>,
 }
@@ -41,6 +42,13 @@ impl CommitGate for Told {
 
     fn holds(&self) -> bool {
         self.0.lock().holds
+    }
+
+    fn reads(&self) -> crate::Result<()> {
+        match self.0.lock().is_cut_off {
+            true => Err(Error::new(ErrorKind::NotCurrent, "told so")),
+            false => Ok(()),
+        }
     }
 
     fn admit(&self, appended: Lsn, visible: Lsn) -> crate::Result<Admit> {
@@ -102,6 +110,27 @@ fn a_commit_is_neither_answered_nor_seen_before_the_gate_lets_it_pass() {
     };
     assert!(store.get(&keyspace, "b").unwrap().is_some());
     assert_eq!(store.positions().visible, store.positions().durable);
+}
+
+#[test]
+fn what_may_have_been_replaced_is_read_from_a_snapshot_alone() {
+    let (_fs, store, keyspace, gate) = gated();
+    gate.set(|rule| rule.passes = true);
+    store
+        .commit(note(&keyspace, "a"), CommitOptions::default())
+        .unwrap();
+    gate.set(|rule| rule.is_cut_off = true);
+    let refused = ErrorKind::NotCurrent;
+    assert_eq!(kind(store.get(&keyspace, "a")), refused);
+    assert_eq!(kind(store.multi_get(&keyspace, ["a"])), refused);
+    assert_eq!(kind(store.get_entry(&keyspace, "a")), refused);
+    assert_eq!(kind(block_on(store.get_async(&keyspace, "a"))), refused);
+    let several = store.multi_get_async(&keyspace, ["a"]);
+    assert_eq!(kind(block_on(several)), refused);
+    assert_eq!(kind(store.confirm_current()), refused);
+    assert!(store.snapshot().get(&keyspace, "a").unwrap().is_some());
+    gate.set(|rule| rule.is_cut_off = false);
+    assert!(store.get(&keyspace, "a").unwrap().is_some());
 }
 
 #[test]
