@@ -512,8 +512,9 @@ impl Life {
         b
     }
 
-    /// Promotes a standby that does not run, by a command that is killed. One that promotes it, since
-    /// it ends before its kill or is killed too late, never was: the kills behind it want a standby.
+    /// Promotes a standby that does not run, by a command that is killed. One that promotes it,
+    /// since it ends before its kill or is killed too late, never was: the kills behind it want a
+    /// standby.
     fn offline(&mut self, kills: Vec<Kill>) -> NodeProcess {
         let place = self.site.pair.b.clone();
         let before = self.site.path("before");

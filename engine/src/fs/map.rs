@@ -83,8 +83,8 @@ pub(crate) fn is_resident(bytes: &[u8]) -> bool {
     })
 }
 
-/// Lets the operating system begin to read the pages of `bytes` that are not in memory, and does not
-/// wait for them. A hint, whatever comes of it.
+/// Lets the operating system begin to read the pages of `bytes` that are not in memory, and does
+/// not wait for them. A hint, whatever comes of it.
 pub(crate) fn will_need(bytes: &[u8]) {
     if bytes.is_empty() {
         return;
