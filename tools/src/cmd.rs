@@ -5,6 +5,7 @@ mod check;
 mod checkpoint;
 mod clock;
 mod demo;
+mod drill_kill;
 mod dump;
 mod init;
 mod load;
@@ -45,6 +46,7 @@ pub(crate) enum Command {
     Digest(read::Digest),
     Tail(read::Tail),
     Demo(demo::Demo),
+    DrillKill(drill_kill::DrillKill),
     Dump(dump::Dump),
     Check(check::Check),
     Repair(repair::Repair),
@@ -74,6 +76,7 @@ impl Command {
             Self::Digest(digest) => digest.run(global),
             Self::Tail(tail) => tail.run(global),
             Self::Demo(demo) => demo.run(global),
+            Self::DrillKill(drill) => drill.run(global),
             Self::Dump(dump) => dump.run(global),
             Self::Check(check) => check.run(global),
             Self::Repair(repair) => repair.run(global),

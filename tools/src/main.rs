@@ -9,6 +9,7 @@ mod logging;
 mod node;
 mod output;
 mod place;
+mod signals;
 
 use std::process::ExitCode;
 

@@ -20,6 +20,7 @@ use outlast_standby::control::Client;
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::status::Status;
 use outlast_standby::{Card, NewNode, NodeDir, card, init};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::child::end_with_this;
 use crate::exit::Exit;
@@ -71,6 +72,11 @@ impl NodePlace {
         &self.name
     }
 
+    /// Where it listens for its peer.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn new(root: &Path, name: &str) -> Result<Self> {
         Ok(Self {
             name: name.to_owned(),
@@ -114,6 +120,20 @@ impl Pair {
         let new = self.init(&self.a, &self.b, Some(peer.cluster))?;
         trust(&self.a, &peer, &self.b)?;
         trust(&self.b, &new, &self.a)
+    }
+
+    /// Lets a node reach its peer at `address` from its next start on, as by way of a relay.
+    pub fn reach(&self, node: &NodePlace, address: SocketAddr) -> Result<()> {
+        let path = NodeDir::new(&node.dir).peers();
+        let mut there = Peers::default();
+        for peer in Peers::load(&path)?.iter() {
+            let address = Some(address);
+            there.add(Peer {
+                address,
+                ..peer.clone()
+            })?;
+        }
+        Ok(there.save(&path)?)
     }
 
     fn init(&self, node: &NodePlace, peer: &NodePlace, cluster: Option<ClusterId>) -> Result<Card> {
@@ -332,10 +352,24 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// Makes it stand still, as a machine that is frozen does.
+    pub fn stand_still(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on where it stood still.
+    pub fn go_on(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.lock();
+        Ok(kill_process(Pid::from_child(&child.0), signal)?)
+    }
+
     /// Lets it close, and waits for that.
     pub fn terminate(&self) -> Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.lock().0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.signal(Signal::TERM)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.ended()? {

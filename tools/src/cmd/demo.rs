@@ -17,12 +17,12 @@ use outlast_tools::model::{self, State};
 use outlast_tools::pair::{NodeProcess, Pair, PairSettings, Processes, scan};
 use outlast_tools::profiles;
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::load::LevelName;
 use super::promote;
 use crate::Global;
 use crate::failure::Failure;
+use crate::signals::until_signal;
 
 /// Batches of the workload that is written without --input.
 const PROFILE_BATCHES: u64 = 6_000;
@@ -114,33 +114,6 @@ impl Demo {
             }
         }
     }
-}
-
-/// Runs `play` on a thread of its own, until it ends or somebody wants it to.
-fn until_signal<T: Send + 'static>(
-    play: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let (played, ended) = tokio::sync::oneshot::channel();
-        thread::spawn(move || played.send(play()));
-        tokio::select! {
-            ended = ended => Ok(ended.context("the demo panicked")?),
-            _ = terminate.recv() => Err(interrupted()),
-            _ = interrupt.recv() => Err(interrupted()),
-        }
-    })
-}
-
-fn interrupted() -> Failure {
-    Failure::new(
-        Exit::Failure,
-        anyhow::anyhow!("interrupted; the nodes are ended"),
-    )
 }
 
 /// What the demo came to.
