@@ -12,13 +12,19 @@ use crate::certificate::{CertifiedBound, Finding};
 /// is in the log, durable, of this term, and says that it is in force.
 #[must_use]
 pub fn proven(store: &Store) -> Finding<CertifiedBound> {
-    match prove(store) {
+    proven_with(store, store.positions().durable.lsn)
+}
+
+/// The bound that is proven once this node has made its log durable up to `durable`.
+#[must_use]
+pub(crate) fn proven_with(store: &Store, durable: Lsn) -> Finding<CertifiedBound> {
+    match prove(store, durable) {
         Ok(bound) => Finding::Known(bound),
         Err(why) => Finding::NotAvailable(why.to_owned()),
     }
 }
 
-fn prove(store: &Store) -> Result<CertifiedBound, &'static str> {
+fn prove(store: &Store, durable: Lsn) -> Result<CertifiedBound, &'static str> {
     const NONE: &str = "the policy async has none";
     let Some(newest) = store.protections().pop() else {
         return Err(NONE);
@@ -36,7 +42,7 @@ fn prove(store: &Store) -> Result<CertifiedBound, &'static str> {
     if heard.is_some_and(|heard| order(&heard) > order(&newest.mark)) {
         return Err("the old primary wrote a newer protection record, which this node lacks");
     }
-    if newest.mark.lsn > store.positions().durable.lsn {
+    if newest.mark.lsn > durable {
         return Err("the newest protection record is not durable here");
     }
     if store.recovered().acked_tail_lost.is_some() {

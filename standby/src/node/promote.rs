@@ -18,7 +18,7 @@ use crate::config::NodeConfig;
 use crate::dir::NodeDir;
 use crate::error::{Error, Result};
 use crate::follow::Command;
-use crate::promise::proven;
+use crate::promise::{proven, proven_with};
 use crate::promotion::{
     Candidate, Decision, Facts, Promotion, Standing, conditions, decide, fencing, measured_loss,
     positions_of, promote, standing_of,
@@ -151,15 +151,18 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
     if standing == Standing::Standby && !options.dry_run {
         store.begin_following()?;
     }
+    let positions = positions_of(&store);
+    // A dry run writes nothing, so it leaves for later what a crash left to be made durable.
+    let bound = proven_with(&store, positions.received.lsn);
     let facts = Facts {
         node_name: store.node_name(),
         standing,
-        positions: positions_of(&store),
+        positions,
         silence: None,
         silence_max: config.tuning.silence_max,
         primary: None,
         acked_tail_lost: store.recovered().acked_tail_lost,
-        bound: proven(&store),
+        bound,
     };
     let decision = decide(&facts, options);
     let epoch = match &decision {

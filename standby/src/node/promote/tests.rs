@@ -171,3 +171,56 @@ fn a_task_that_panicked_is_shown_and_its_node_is_promoted_without_its_process() 
     let certificate = promote_offline(&pair.path("b"), &options()).unwrap();
     assert_eq!(certificate.outcome, Outcome::Promoted);
 }
+
+#[test]
+fn a_dry_run_without_a_process_says_what_the_promotion_then_does() {
+    let (pair, a, b) = Pair::met();
+    let sync = outlast_proto::Policy::sync(Duration::from_millis(500));
+    a.set_policy(sync, outlast_proto::Action::Stall, "test")
+        .unwrap();
+    put(&a, "one", Level::Applied).unwrap();
+    // What a kill leaves before the first mark of what is durable was due.
+    let (from, killed) = (pair.path("b"), pair.path("killed"));
+    copy_tree(&from, &killed);
+    let mark = killed.join("mark");
+    let len = std::fs::metadata(&mark).unwrap().len();
+    std::fs::write(&mark, vec![0; usize::try_from(len).unwrap()]).unwrap();
+    drop((a, b));
+    let accepting = PromoteOptions {
+        accept_loss: Some(crate::certificate::AcceptedLoss::Commits(0)),
+        primary_is_down: true,
+        ..options()
+    };
+    let dry_run = PromoteOptions {
+        dry_run: true,
+        ..accepting.clone()
+    };
+    let told = promote_offline(&killed, &dry_run).unwrap();
+    assert_eq!(
+        told.positions.durable,
+        outlast_engine::format::Position::ZERO
+    );
+    let done = promote_offline(&killed, &accepting).unwrap();
+    assert_eq!(
+        (told.outcome, done.outcome),
+        (Outcome::WouldPromote, Outcome::Promoted)
+    );
+    assert_eq!(told.bound, done.bound);
+    assert_eq!(done.bound.known().unwrap().commits, Some(0));
+}
+
+/// Copies what a node has in files, but for its index.
+fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::create_dir(to).unwrap();
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o700)).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (kind, to) = (entry.file_type().unwrap(), to.join(entry.file_name()));
+        if kind.is_dir() && entry.file_name() != "index" {
+            copy_tree(&entry.path(), &to);
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
