@@ -47,7 +47,7 @@ pub(crate) struct DrillKill {
     /// How primaries are lost, one of these each round [default: all of them]
     #[arg(long, value_name = "HOW")]
     how: Vec<How>,
-    /// Clients that write at the same time
+    /// Clients that write at the same time; in one round of three there is one
     #[arg(long, default_value_t = 4, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     writers: u16,
     /// Batches that each client has in flight at most; how many is drawn

@@ -11,6 +11,7 @@ use super::round::Drill;
 
 const ANSWERS_LEAST: u64 = 20;
 const DOUBLINGS_MOST: u32 = 6;
+const DOUBLINGS_NARROW: u32 = 2;
 const PAUSE_MAX_MS: u64 = 20;
 /// What stands for a lease where there is none.
 const NO_LEASE: Duration = Duration::from_millis(200);
@@ -20,6 +21,8 @@ const NO_LEASE: Duration = Duration::from_millis(200);
 pub(super) struct Plan {
     /// How the primary is lost.
     pub(super) how: How,
+    /// How many clients write at the same time.
+    pub(super) writers: usize,
     /// How many batches each client has in flight.
     pub(super) in_flight: usize,
     /// After how many answers.
@@ -55,8 +58,21 @@ impl Plan {
     pub(super) fn draw(how: How, drill: &Drill, random: &mut Rng) -> Self {
         let lease = drill.promise.lease().unwrap_or(NO_LEASE);
         // Even over the orders of magnitude, so that early moments are met as well.
-        let order = ANSWERS_LEAST << random.u32(..=DOUBLINGS_MOST);
+        // One client that waits for each answer makes groups of one commit, which use up a bound to
+        // the last, and answers that lie close to when they were sent.
+        let narrow = random.u8(..3) == 0;
+        let doublings = if narrow {
+            DOUBLINGS_NARROW
+        } else {
+            DOUBLINGS_MOST
+        };
+        let order = ANSWERS_LEAST << random.u32(..=doublings);
         let answers = order + random.u64(..order);
+        let in_flight = random.usize(1..=drill.in_flight.max(1));
+        let (writers, in_flight) = match narrow {
+            true => (1, 1),
+            false => (drill.writers.max(1), in_flight),
+        };
         let up_to = |random: &mut Rng, most: Duration| most.mul_f64(random.f64());
         let (one_in_three, in_time) = (random.u8(..3), up_to(random, lease * 2));
         let both_before = LineEnd::Before {
@@ -78,8 +94,8 @@ impl Plan {
         };
         Self {
             how,
-            // Few make small groups, which come close to a bound.
-            in_flight: random.usize(1..=drill.in_flight.max(1)),
+            writers,
+            in_flight,
             answers,
             pause: Duration::from_millis(random.u64(..=PAUSE_MAX_MS)),
             line,
@@ -99,7 +115,17 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} after {} answers", self.how, self.answers)?;
+        let Self {
+            how,
+            answers,
+            writers,
+            in_flight,
+            ..
+        } = self;
+        write!(
+            f,
+            "{how} after {answers} answers to {writers} clients of {in_flight} each"
+        )?;
         match self.line {
             LineEnd::Stays => f.write_str(", the line stays")?,
             LineEnd::With => f.write_str(", the line is cut with it")?,

@@ -26,8 +26,9 @@ use crate::model::{self, State};
 use crate::pair::{NodeProcess, PATIENCE, Pair, PairSettings, Processes};
 
 const SEGMENT_SIZE: u64 = 1 << 20;
-/// Shorter than usual, so that nobody waits for a dead primary to count as silent.
-const SILENCE_MAX_LEAST: Duration = Duration::from_millis(400);
+/// Shorter than usual, so that nobody waits for a dead primary to count as silent, and than most
+/// leases, so that it is the lease that a promotion waits for.
+const SILENCE_MAX: Duration = Duration::from_millis(400);
 const HEARTBEATS_A_LEASE: u32 = 4;
 const HEARTBEAT_MAX: Duration = Duration::from_millis(100);
 /// How long a client of a fenced node is given to be refused.
@@ -44,7 +45,7 @@ pub struct Drill {
     pub promise: Promise,
     /// How primaries are lost: one of these each time.
     pub hows: Vec<How>,
-    /// Clients that write at the same time.
+    /// Clients that write at the same time, at most.
     pub writers: usize,
     /// Batches that each of them has in flight at most.
     pub in_flight: usize,
@@ -146,10 +147,10 @@ impl Drill {
     }
 
     fn tuning(&self) -> Tuning {
-        let lease = self.promise.lease().unwrap_or(SILENCE_MAX_LEAST);
+        let lease = self.promise.lease().unwrap_or(SILENCE_MAX);
         Tuning {
             heartbeat_interval: (lease / HEARTBEATS_A_LEASE).min(HEARTBEAT_MAX),
-            silence_max: lease.max(SILENCE_MAX_LEAST),
+            silence_max: SILENCE_MAX,
             ..Tuning::default()
         }
     }
@@ -189,7 +190,7 @@ impl Round<'_> {
     }
 
     fn act(&mut self) -> Result<Ended> {
-        for _ in 0..self.drill.writers {
+        for _ in 0..self.plan.writers {
             self.writers.begin(self.a.client()?);
         }
         self.until_answers(self.plan.answers)?;
