@@ -14,6 +14,7 @@ mod plan;
 mod promise;
 mod promotion;
 mod round;
+mod small_disk;
 mod summary;
 mod workload;
 mod writers;

@@ -69,7 +69,7 @@ impl DrillKill {
         let dir = self.dir().map_err(usage)?;
         let seed = self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000));
         let processes = Processes::default();
-        let drill = Drill {
+        let mut drill = Drill {
             exe: std::env::current_exe().context("cannot find this program")?,
             dir: dir.clone(),
             promise,
@@ -83,10 +83,17 @@ impl DrillKill {
             namespaces: can_do_without_network(),
             processes: processes.clone(),
         };
+        let left_out = drill.leave_out_impossible();
+        if drill.hows.is_empty() {
+            let what = format!("nothing that was asked for can be done here: {left_out:?}");
+            return Err(Failure::new(Exit::Refused, anyhow::Error::msg(what)));
+        }
         let rounds = self.rounds;
-        let played = until_signal(move || play(&drill, seed, rounds));
+        let cleaner = drill.clone();
+        let played = until_signal(move || play(&drill, seed, rounds, left_out));
         // Whatever happened: no process outlives the command.
         processes.end();
+        cleaner.clean_up();
         // Only what has nothing wrong in it is empty now.
         let kept = std::fs::remove_dir(&dir).is_err();
         let summary = played?;
@@ -162,7 +169,7 @@ impl DrillKill {
 }
 
 /// Plays all rounds, and tells people of each that is not as it must be.
-fn play(drill: &Drill, seed: u64, rounds: u64) -> Summary {
+fn play(drill: &Drill, seed: u64, rounds: u64, left_out: Vec<String>) -> Summary {
     let mut played: Vec<Played> = Vec::new();
     let mut failures = Vec::new();
     for seed in seed..seed.saturating_add(rounds) {
@@ -180,14 +187,6 @@ fn play(drill: &Drill, seed: u64, rounds: u64) -> Summary {
                 failures.push(FailedRound { seed, what });
             }
         }
-    }
-    let mut left_out = Vec::new();
-    if !drill.namespaces && drill.hows.contains(&How::Gone) {
-        left_out.push(
-            "promotions where there is no network at all (unshare --net needs root): they were \
-             made with the line cut"
-                .to_owned(),
-        );
     }
     Summary::of(drill.promise, seed, &played, failures, left_out)
 }
@@ -237,7 +236,9 @@ fn text(summary: &Summary) -> String {
     if !shares.is_empty() {
         line("tightness", shares.join(", "));
     }
-    line("recovery", times(&summary.recovery_ms));
+    if summary.recovery_ms.count > 0 {
+        line("recovery", times(&summary.recovery_ms));
+    }
     line("promotion", times(&summary.promotion_ms));
     line(
         "seeds",

@@ -21,11 +21,20 @@ pub enum How {
     Cut,
     /// The building is gone: SIGKILL, its directory deleted, the line cut
     Gone,
+    /// SIGKILL, when the standby's disk has become full; needs root
+    Full,
 }
 
 impl How {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Kill, Self::Restart, Self::Stop, Self::Cut, Self::Gone];
+    pub const ALL: [Self; 6] = [
+        Self::Kill,
+        Self::Restart,
+        Self::Stop,
+        Self::Cut,
+        Self::Gone,
+        Self::Full,
+    ];
 
     /// One of `among`.
     pub(super) fn draw(among: &[Self], random: &mut Rng) -> Self {
@@ -42,6 +51,7 @@ impl How {
             Self::Stop => "stop",
             Self::Cut => "cut",
             Self::Gone => "gone",
+            Self::Full => "full",
         }
     }
 }

@@ -108,7 +108,7 @@ impl Plan {
     pub(super) fn is_sudden(&self) -> bool {
         match self.line {
             LineEnd::Before { .. } => self.how == How::Cut,
-            LineEnd::With | LineEnd::Stays => true,
+            LineEnd::With | LineEnd::Stays => self.how != How::Full,
         }
     }
 }
@@ -183,6 +183,6 @@ mod tests {
                 seen.insert((how, line, plan.offline));
             }
         }
-        assert_eq!(seen.len(), 3 + 3 + 2 + 2 + 4, "{seen:?}");
+        assert_eq!(seen.len(), 3 + 3 + 2 + 2 + 4 + 2, "{seen:?}");
     }
 }

@@ -20,12 +20,18 @@ use super::line::{Cut, Line};
 use super::plan::{LineEnd, Plan};
 use super::promise::Promise;
 use super::promotion::Operator;
+use super::small_disk::SmallDisk;
 use super::workload::{batch, part};
 use super::writers::{Ledger, Writers};
 use crate::model::{self, State};
 use crate::pair::{NodeProcess, PATIENCE, Pair, PairSettings, Processes};
 
 const SEGMENT_SIZE: u64 = 1 << 20;
+/// Where the disk is to be full: little is prepared beforehand.
+const SEGMENT_SIZE_FULL: u64 = 64 << 10;
+/// Answers, and time, in which a standby with a full disk runs out of what it has prepared.
+const ANSWERS_FULL: u64 = 4_000;
+const FULL_AFTER: Duration = Duration::from_secs(1);
 /// Shorter than usual, so that nobody waits for a dead primary to count as silent, and than most
 /// leases, so that it is the lease that a promotion waits for.
 const SILENCE_MAX: Duration = Duration::from_millis(400);
@@ -80,6 +86,34 @@ pub struct Played {
 }
 
 impl Drill {
+    /// Leaves out, of how primaries are lost, what cannot be done here. Answers with what that is.
+    pub fn leave_out_impossible(&mut self) -> Vec<String> {
+        let mut left_out = Vec::new();
+        if !self.namespaces && self.hows.contains(&How::Gone) {
+            left_out.push(
+                "gone: promotions in a network namespace with nothing in it (unshare --net needs \
+                 root); they are made with the line cut"
+                    .to_owned(),
+            );
+        }
+        if self.hows.contains(&How::Full)
+            && let Err(error) = SmallDisk::is_possible(&self.dir)
+        {
+            left_out.push(format!(
+                "full: a small file system cannot be made: {error:#}"
+            ));
+            self.hows.retain(|how| *how != How::Full);
+        }
+        left_out
+    }
+
+    /// Unmounts what a round that was interrupted left mounted.
+    pub fn clean_up(&self) {
+        for round in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            SmallDisk::unmount_below(&round.path());
+        }
+    }
+
     /// Plays the round of a seed.
     ///
     /// # Errors
@@ -95,7 +129,7 @@ impl Drill {
         let played = self.play_in(&dir, seed, &plan);
         let mut played = played.with_context(context)?;
         if played.verdict.violations.is_empty() {
-            fs::remove_dir_all(&dir)?;
+            fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
         } else {
             played.kept = Some(dir);
         }
@@ -104,8 +138,16 @@ impl Drill {
 
     fn play_in(&self, dir: &Path, seed: u64, plan: &Plan) -> Result<Played> {
         let settings = PairSettings {
-            segment_size: SEGMENT_SIZE,
+            segment_size: match plan.how {
+                How::Full => SEGMENT_SIZE_FULL,
+                _ => SEGMENT_SIZE,
+            },
             tuning: self.tuning(),
+        };
+        // Before the pair, so that it is there until the nodes have ended.
+        let disk = match plan.how {
+            How::Full => Some(SmallDisk::make(dir, "b")?),
+            _ => None,
         };
         let pair = Pair::make(&self.exe, dir, settings)?.under(&self.processes);
         let line = Line::between(&pair, self.delay, seed)?;
@@ -116,6 +158,7 @@ impl Drill {
             drill: self,
             plan,
             pair: &pair,
+            disk: disk.as_ref(),
             line,
             a,
             b,
@@ -160,6 +203,7 @@ struct Round<'a> {
     drill: &'a Drill,
     plan: &'a Plan,
     pair: &'a Pair,
+    disk: Option<&'a SmallDisk>,
     line: Line,
     a: NodeProcess,
     b: NodeProcess,
@@ -202,9 +246,14 @@ impl Round<'_> {
         if self.plan.offline {
             self.b = self.pair.start(&self.pair.b)?;
         }
+        let state = state(&self.b)?;
+        if let Some(disk) = self.disk {
+            // It was promoted without any; new writes may wait for room.
+            disk.clear()?;
+            self.until_room()?;
+        }
         self.serves()?;
         let served = self.start.elapsed();
-        let state = state(&self.b)?;
         let fenced = self.come_back()?;
         Ok(Ended {
             lost,
@@ -229,6 +278,17 @@ impl Round<'_> {
             How::Cut => {}
             How::Stop => self.a.stand_still()?,
             How::Kill | How::Restart | How::Gone => self.a.kill()?,
+            How::Full => {
+                if let Some(disk) = self.disk {
+                    disk.fill()?;
+                }
+                // The old primary goes on, soon without room for what it sends.
+                let (answers, deadline) = (self.writers.answers(), Instant::now() + FULL_AFTER);
+                while self.writers.answers() < answers + ANSWERS_FULL && Instant::now() < deadline {
+                    wait(Duration::from_millis(1));
+                }
+                self.a.kill()?;
+            }
         }
         if self.plan.line == LineEnd::With {
             self.line.cut(Cut::Both)?;
@@ -284,11 +344,23 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// Waits until the promoted node has noticed that there is room again.
+    fn until_room(&self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = self.serves() {
+            if Instant::now() > deadline {
+                return Err(error.context("there is room again"));
+            }
+            wait(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
     /// Lets the old primary go on, where it can, with its clients and a new one. Answers with when
     /// it had said that it is fenced.
     fn come_back(&mut self) -> Result<Option<Duration>> {
         match self.plan.how {
-            How::Kill | How::Gone => return Ok(None),
+            How::Kill | How::Gone | How::Full => return Ok(None),
             How::Restart => {
                 self.line.heal()?;
                 self.a = self.pair.start(&self.pair.a)?;
