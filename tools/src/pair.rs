@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -30,6 +30,8 @@ use crate::model::State;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// How often is looked whether something has happened.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// Below those that Linux gives out by itself.
+const PORTS_NOT_GIVEN_OUT: std::ops::Range<u16> = 10_000..32_768;
 
 /// How the nodes of a pair are made.
 #[derive(Clone, Debug)]
@@ -496,6 +498,15 @@ fn trust(node: &NodePlace, card: &Card, peer: &NodePlace) -> Result<()> {
     Ok(())
 }
 
+/// An address that nobody listens on, and that the system gives to nobody who asks for any port:
+/// it must still be free when the node starts, and when it starts again.
 fn free_address() -> io::Result<SocketAddr> {
-    UdpSocket::bind("127.0.0.1:0")?.local_addr()
+    const TRIES: u32 = 100;
+    for _ in 0..TRIES {
+        let port = fastrand::u16(PORTS_NOT_GIVEN_OUT);
+        if let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) {
+            return socket.local_addr();
+        }
+    }
+    UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

@@ -448,7 +448,8 @@ impl fmt::Display for Violation {
             }
             Self::AnsweredAfterLease { answered } => write!(
                 f,
-                "sent when the line had been cut for longer than the lease, and answered: {answered}"
+                "sent when the line had been cut for longer than the lease, and answered: \
+                 {answered}"
             ),
             Self::AnsweredAfterTerm { answered } => {
                 write!(

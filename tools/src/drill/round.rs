@@ -117,8 +117,8 @@ impl Drill {
     /// Plays the round of a seed.
     ///
     /// # Errors
-    /// When it could not be played to its end: that is no verdict, but no pass either. Its directory
-    /// is kept.
+    /// When it could not be played to its end: that is no verdict, but no pass either. Its
+    /// directory is kept.
     pub fn play(&self, seed: u64) -> Result<Played> {
         let dir = self.dir.join(format!("round-{seed}"));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;

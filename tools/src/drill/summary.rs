@@ -32,7 +32,8 @@ pub struct Summary {
     pub rounds_with_loss: u64,
     /// The largest loss, in each unit.
     pub largest_loss: LargestLoss,
-    /// The largest loss as a share of the bound, where there is one above 0: 1 where it was used up.
+    /// The largest loss as a share of the bound, where there is one above 0: 1 where it was used
+    /// up.
     pub tightness: Tightness,
     /// Answers that old primaries gave to commits sent after the promotion.
     pub answered_after_promotion: u64,
