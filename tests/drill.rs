@@ -112,6 +112,7 @@ fn a_bound_that_is_not_kept_is_seen_and_its_nodes_are_kept() {
         delay: Duration::from_millis(1),
         namespaces: false,
         processes: Processes::default(),
+        playing: Default::default(),
     };
     let mut seen = BTreeSet::new();
     for seed in 0..3 {

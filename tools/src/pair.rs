@@ -252,6 +252,12 @@ impl Processes {
         }
     }
 
+    /// Whether they were ended.
+    pub fn have_ended(&self) -> bool {
+        let started = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        started.ended
+    }
+
     /// Starts one, in one step with remembering it.
     fn spawn(&self, command: &mut Command) -> io::Result<Arc<Mutex<OwnedChild>>> {
         let mut started = self.0.lock().unwrap_or_else(PoisonError::into_inner);

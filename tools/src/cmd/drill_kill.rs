@@ -82,6 +82,7 @@ impl DrillKill {
             delay: self.delay,
             namespaces: can_do_without_network(),
             processes: processes.clone(),
+            playing: Default::default(),
         };
         let left_out = drill.leave_out_impossible();
         if drill.hows.is_empty() {
@@ -94,9 +95,13 @@ impl DrillKill {
         // Whatever happened: no process outlives the command.
         processes.end();
         cleaner.clean_up();
+        if played.is_err() && self.keep.is_none() {
+            // Interrupted amid a round: nothing in it tells anything.
+            let _ = std::fs::remove_dir_all(&dir);
+        }
+        let summary = played?;
         // Only what has nothing wrong in it is empty now.
         let kept = std::fs::remove_dir(&dir).is_err();
-        let summary = played?;
         global.output.result(&summary, || text(&summary))?;
         if summary.is_clean() {
             return Ok(Exit::Ok);
@@ -181,6 +186,7 @@ fn play(drill: &Drill, seed: u64, rounds: u64, left_out: Vec<String>) -> Summary
                 tracing::info!(seed, story = round.story, loss = ?round.verdict.loss, "a round");
                 played.push(round);
             }
+            Err(_) if drill.processes.have_ended() => break,
             Err(error) => {
                 eprintln!("FAILED {error:#}");
                 let what = format!("{error:#}");

@@ -165,6 +165,7 @@ mod tests {
             delay: Duration::ZERO,
             namespaces: false,
             processes: Processes::default(),
+            playing: Default::default(),
         };
         let draw = |how, seed| Plan::draw(how, &drill, &mut Rng::with_seed(seed));
         let mut seen = std::collections::BTreeSet::new();

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +41,8 @@ const HEARTBEATS_A_LEASE: u32 = 4;
 const HEARTBEAT_MAX: Duration = Duration::from_millis(100);
 /// How long a client of a fenced node is given to be refused.
 const REFUSED_WITHIN: Duration = Duration::from_secs(5);
+/// How long a round may take to end that was interrupted.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Rounds of one promise.
 #[derive(Clone, Debug)]
@@ -61,6 +65,8 @@ pub struct Drill {
     pub namespaces: bool,
     /// What can end every process of it.
     pub processes: Processes,
+    /// Whether a round is being played.
+    pub playing: Arc<AtomicBool>,
 }
 
 /// What came of a round.
@@ -107,8 +113,13 @@ impl Drill {
         left_out
     }
 
-    /// Unmounts what a round that was interrupted left mounted.
+    /// Unmounts what a round that was interrupted left mounted. Its processes have been ended, so
+    /// it is given a moment to end by itself.
     pub fn clean_up(&self) {
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while self.playing.load(Ordering::Acquire) && Instant::now() < deadline {
+            wait(Duration::from_millis(1));
+        }
         for round in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             SmallDisk::unmount_below(&round.path());
         }
@@ -120,13 +131,16 @@ impl Drill {
     /// When it could not be played to its end: that is no verdict, but no pass either. Its
     /// directory is kept.
     pub fn play(&self, seed: u64) -> Result<Played> {
+        ensure!(!self.processes.have_ended(), "the drill was interrupted");
         let dir = self.dir.join(format!("round-{seed}"));
         fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut random = Rng::with_seed(seed);
         let how = How::draw(&self.hows, &mut random);
         let plan = Plan::draw(how, self, &mut random);
         let context = || format!("seed {seed}, {plan}; see {}", dir.display());
+        self.playing.store(true, Ordering::Release);
         let played = self.play_in(&dir, seed, &plan);
+        self.playing.store(false, Ordering::Release);
         let mut played = played.with_context(context)?;
         if played.verdict.violations.is_empty() {
             fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
@@ -280,6 +294,7 @@ impl Round<'_> {
             How::Kill | How::Restart | How::Gone => self.a.kill()?,
             How::Full => {
                 if let Some(disk) = self.disk {
+                    self.until_reserved()?;
                     disk.fill()?;
                 }
                 // The old primary goes on, soon without room for what it sends.
@@ -344,6 +359,15 @@ impl Round<'_> {
         Ok(())
     }
 
+    /// Waits until the standby holds back the space that a promotion on a full disk needs.
+    fn until_reserved(&self) -> Result<()> {
+        let reserve = self.pair.b.dir().join("reserve");
+        self.b.until("its reserve is whole", |_| {
+            let len = fs::metadata(&reserve).map_or(0, |metadata| metadata.len());
+            Ok((len > SEGMENT_SIZE_FULL).then_some(()))
+        })
+    }
+
     /// Waits until the promoted node has noticed that there is room again.
     fn until_room(&self) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
@@ -387,9 +411,9 @@ impl Round<'_> {
     fn until_answers(&self, count: u64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         while self.writers.answers() < count {
-            if Instant::now() > deadline {
-                let answers = self.writers.answers();
-                bail!("only {answers} of {count} commits were answered in {PATIENCE:?}");
+            if Instant::now() > deadline || self.a.ended()?.is_some() {
+                let (answers, time) = (self.writers.answers(), self.start.elapsed());
+                bail!("only {answers} of {count} commits were answered in {time:.1?}");
             }
             wait(Duration::from_millis(1));
         }
