@@ -96,7 +96,7 @@ fn without_network(command: &Command) -> Command {
     alone
 }
 
-/// Whether [`Operator::without_network`] can be had here: it needs root and `unshare`.
+/// Whether a namespace without any network can be had here: it needs root and `unshare`.
 #[must_use]
 pub fn can_do_without_network() -> bool {
     let tried = without_network(&Command::new("true")).output();
