@@ -44,6 +44,11 @@ impl Log {
         Ok(())
     }
 
+    /// Whether all of it is held, as far as this process knows.
+    pub(crate) fn holds_reserve(&self) -> bool {
+        self.reserve_kept.load(Ordering::Acquire)
+    }
+
     /// A sync that failed is not tried again: the reserve is made anew. One that cannot be taken
     /// away holds its space as it is.
     fn drop_reserve(&self) {

@@ -199,6 +199,14 @@ impl Store {
         self.log().append_protection(record)
     }
 
+    /// Whether disk space is held in reserve for what must be written on a full disk: a fence, the
+    /// start of an epoch. Made in the background once the log follows or is written; `false` while
+    /// there is no space for it.
+    #[must_use]
+    pub fn holds_reserve(&self) -> bool {
+        self.log().holds_reserve()
+    }
+
     /// Lets `gate` decide about every answer from now on: which commits end as OK and may be seen,
     /// and which may be appended.
     ///

@@ -73,6 +73,11 @@ impl Inner {
                  there is space"
             ));
         }
+        if matches!(role, Role::Primary | Role::Standby) && !self.store.holds_reserve() {
+            warnings.push(
+                "no space is held in reserve yet: on a full disk a promotion could fail".to_owned(),
+            );
+        }
         for (task, said) in &*self.panics.lock() {
             warnings.push(format!(
                 "the task `{task}` has panicked, a bug ({said}): start this process again"

@@ -51,9 +51,11 @@ fn a_full_disk_is_told_of_once_and_once_more_when_it_is_not() {
         put(&log, &[n], &[1; 100]).unwrap();
         log.background_step();
         assert_eq!(log.lane.troubles(), 1, "after {n} commits");
+        assert!(!log.holds_reserve());
     }
     fs.limit(None);
     work(&log);
+    assert!(log.holds_reserve());
     assert_eq!(log.lane.troubles(), 2);
 }
 
