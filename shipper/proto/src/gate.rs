@@ -155,6 +155,9 @@ pub struct Gate {
     slope: Slope,
     /// Heartbeats from before this moment count for nothing.
     contact_from: MonoTime,
+    /// Until this moment a standby that does not count as heard may have been: by the process
+    /// before this one, or before it was dropped.
+    forgotten_at: MonoTime,
     durable: Lsn,
     /// Since when, and why, the first that waits is held back.
     held: Option<(MonoTime, Held)>,
@@ -189,6 +192,7 @@ impl Gate {
             answered: Answered::new(recovered),
             slope: Slope::default(),
             contact_from: MonoTime::default(),
+            forgotten_at: now,
             durable: Lsn::ZERO,
             held: None,
             shut: false,
@@ -236,6 +240,7 @@ impl Gate {
     /// A standby has withdrawn, in order to be promoted: what it echoed before counts no more.
     pub fn on_withdrawn(&mut self, now: MonoTime, node: NodeId) {
         self.tick(now);
+        self.forgotten_at = now;
         self.members.entry(node).or_default().contact = None;
     }
 
@@ -243,7 +248,7 @@ impl Gate {
     /// clocks: no standby counts as heard before it answers a heartbeat from after now.
     pub fn on_clock_jump(&mut self, now: MonoTime) {
         self.tick(now);
-        self.contact_from = now;
+        (self.contact_from, self.forgotten_at) = (now, now);
         self.members
             .values_mut()
             .for_each(|member| member.contact = None);
@@ -392,9 +397,9 @@ impl Gate {
     /// When time alone changes what may be answered.
     fn again_at(&self, held: Option<Held>) -> Option<MonoTime> {
         let slope = self.slope.until().filter(|_| held == Some(Held::Slope));
-        let pending = self.records.suspension_waits().then(|| match self.lease() {
-            Lease::Holds { until } => until.after(Duration::from_nanos(1)),
-            Lease::NotAsked | Lease::Out { .. } => self.now,
+        let pending = self.records.suspension_waits().then(|| {
+            let out_at = self.silent_from();
+            out_at.map_or(self.now, |at| at.after(Duration::from_nanos(1)))
         });
         let resumes = self.records.suspended_until();
         [slope, pending, resumes].into_iter().flatten().min()
@@ -411,6 +416,14 @@ impl Gate {
     /// The lease of what is promised, whether it is suspended or not.
     fn lease(&self) -> Lease {
         Lease::at(self.now, self.records.promised().lease, self.contact())
+    }
+
+    /// The last moment of the lease, were those that do not count as heard heard until they were
+    /// forgotten; `None` where no lease is asked for.
+    fn silent_from(&self) -> Option<MonoTime> {
+        let lease = self.records.promised().lease?;
+        let heard = self.contact().unwrap_or(self.forgotten_at);
+        Some(heard.after(lease))
     }
 
     /// End of what all standbys hold; of everything where there is none.
@@ -448,7 +461,7 @@ impl Gate {
         let heard = Heard {
             durable: self.durable,
             echoed: self.worst(|member| member.echoed).flatten(),
-            lease_out: self.lease().is_out(),
+            silent: self.silent_from().is_some_and(|from| self.now > from),
         };
         self.records.settle(self.now, &heard);
     }

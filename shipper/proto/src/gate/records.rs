@@ -35,8 +35,8 @@ pub(super) struct Heard {
     pub(super) durable: Lsn,
     /// The newest record that every standby has echoed.
     pub(super) echoed: Option<ProtectionPoint>,
-    /// Whether the lease is out.
-    pub(super) lease_out: bool,
+    /// Whether no standby can have been heard for as long as the lease.
+    pub(super) silent: bool,
 }
 
 impl Records {
@@ -83,7 +83,7 @@ impl Records {
         };
         match suspension.began {
             None if heard.durable >= suspension.point.lsn
-                && (heard.echoed >= Some(suspension.point) || heard.lease_out) =>
+                && (heard.echoed >= Some(suspension.point) || heard.silent) =>
             {
                 suspension.began = Some(now);
             }

@@ -101,6 +101,7 @@ struct Oracle {
     contacts: [Option<MonoTime>; 2],
     echoed: [Option<ProtectionPoint>; 2],
     contact_from: MonoTime,
+    forgotten_at: MonoTime,
     replicated: Position,
 }
 
@@ -129,6 +130,7 @@ impl Oracle {
             contacts: [None; 2],
             echoed: [None; 2],
             contact_from: MonoTime::default(),
+            forgotten_at: MonoTime::new(ms(1000)),
             replicated: Position::ZERO,
         };
         oracle.look();
@@ -195,8 +197,16 @@ impl Oracle {
         }
     }
 
+    /// Whether the lease would be out had the standbys been heard until they were forgotten.
+    fn silent(&self) -> bool {
+        let contact = self.members().into_iter().map(|n| self.contacts[n]).min();
+        let heard = contact.flatten().unwrap_or(self.forgotten_at);
+        let lease = self.promised(|bound| Some(bound.lease));
+        lease.is_some_and(|lease| self.now.since(heard) > lease)
+    }
+
     fn suspended(&mut self) -> bool {
-        let lease_out = self.lease_out();
+        let silent = self.silent();
         let echoed = self.members().into_iter().map(|n| self.echoed[n]).min();
         let durable = self.durable_end();
         // One that was there before this epoch has ended.
@@ -208,7 +218,7 @@ impl Oracle {
             return false;
         };
         let heard = echoed.flatten() >= Some(point(newest.lsn));
-        if newest.began.is_none() && durable >= newest.lsn && (heard || lease_out) {
+        if newest.began.is_none() && durable >= newest.lsn && (heard || silent) {
             newest.began = Some(now);
         }
         newest.began.is_some_and(|began| now.since(began) < lasts)
@@ -328,10 +338,12 @@ fn run(base: Protection, steps: Vec<Step>, slope: bool) -> usize {
             Step::Jump => {
                 oracle.contacts = [None; 2];
                 oracle.contact_from = oracle.now;
+                oracle.forgotten_at = oracle.now;
                 gate.on_clock_jump(oracle.now);
             }
             Step::Withdraw(node) => {
                 oracle.contacts[node] = None;
+                oracle.forgotten_at = oracle.now;
                 gate.on_withdrawn(oracle.now, NODES[node]);
             }
         }
@@ -485,6 +497,38 @@ fn a_suspension_lifts_the_bound_once_it_is_heard_of_and_ends_by_itself() {
         why: Held::Lease,
     };
     assert_eq!(gate.status(until).guard, stalled);
+}
+
+#[test]
+fn a_suspension_waits_for_a_lease_after_the_standby_was_forgotten() {
+    let replicated = Position::new(Lsn(800), 10);
+    let (record, end) = (Lsn(900), Position::new(Lsn(1000), 11));
+    let suspended = bounded(None, Some(0)).standing(Standing::Suspended { lasts: ms(50) });
+    // The standby may have been promoted to rest on the record before: it is to hear of this one.
+    let forget: [fn(&mut Gate, MonoTime); 2] = [
+        |gate, now| gate.on_clock_jump(now),
+        |gate, now| gate.on_withdrawn(now, NODES[0]),
+    ];
+    for forget in forget {
+        let (mut gate, now) = in_touch(bounded(None, Some(0)), replicated);
+        forget(&mut gate, now);
+        gate.on_record(point(record), suspended.clone());
+        let held = gate.decide(now, end.lsn, [end]);
+        assert_eq!((held.passed, held.held), (None, Some(Held::Lease)));
+        let again = held.again_at.unwrap();
+        assert_eq!(again, now.after(ms(100)).after(Duration::from_nanos(1)));
+        let last = gate.decide(now.after(ms(100)), end.lsn, [end]);
+        assert_eq!(last.passed, None);
+        assert_eq!(gate.decide(again, end.lsn, [end]).passed, Some(end));
+    }
+    // As after a start of the process.
+    let now = MonoTime::new(ms(1000));
+    let start = GateStart::of(bounded(None, Some(0)), replicated);
+    let mut gate = Gate::new(now, GateConfig::default(), start);
+    gate.on_record(point(record), suspended);
+    assert_eq!(gate.decide(now, end.lsn, [end]).passed, None);
+    let later = now.after(ms(100)).after(Duration::from_nanos(1));
+    assert_eq!(gate.decide(later, end.lsn, [end]).passed, Some(end));
 }
 
 #[test]
