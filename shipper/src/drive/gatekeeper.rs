@@ -22,6 +22,7 @@ type Clock = Box<dyn Fn() -> MonoTime + Send + Sync>;
 /// [`Gatekeeper::begin`] nothing is promised.
 pub struct Gatekeeper {
     inner: Mutex<Inner>,
+    config: GateConfig,
     clock: Clock,
     /// Whether anything is promised: while not, no commit asks before it is appended.
     promises: AtomicBool,
@@ -42,8 +43,18 @@ impl Gatekeeper {
     /// The gate of a node whose boot clock `clock` reads.
     #[must_use]
     pub fn new(clock: impl Fn() -> MonoTime + Send + Sync + 'static) -> Arc<Self> {
+        Self::with(GateConfig::default(), clock)
+    }
+
+    /// The same, working as `config` says.
+    #[must_use]
+    pub fn with(
+        config: GateConfig,
+        clock: impl Fn() -> MonoTime + Send + Sync + 'static,
+    ) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(Inner::default()),
+            config,
             clock: Box::new(clock),
             promises: AtomicBool::new(false),
             reads_until_ns: AtomicU64::new(u64::MAX),
@@ -65,7 +76,7 @@ impl Gatekeeper {
         };
         let mut inner = self.inner.lock();
         let now = (self.clock)();
-        let mut gate = Gate::new(now, GateConfig::default(), start);
+        let mut gate = Gate::new(now, self.config, start);
         self.promises.store(gate.promises(), Ordering::Release);
         self.note_lease(gate.lease_at(now));
         inner.gate = Some(gate);
@@ -73,22 +84,22 @@ impl Gatekeeper {
 
     /// A standby reported what it has durable. The store is told next, and asks again.
     pub fn on_replicated(&self, node: NodeId, replicated: Position) {
-        self.with(|gate, now| gate.on_replicated(now, node, replicated));
+        self.tell(|gate, now| gate.on_replicated(now, node, replicated));
     }
 
     /// A standby echoed a heartbeat of its session. The store is to be asked again.
     pub fn on_echo(&self, node: NodeId, stamp: MonoTime, told: Option<ProtectionPoint>) {
-        self.with(|gate, now| gate.on_echo(now, node, stamp, told));
+        self.tell(|gate, now| gate.on_echo(now, node, stamp, told));
     }
 
     /// A standby has withdrawn in order to be promoted.
     pub fn on_withdrawn(&self, node: NodeId) {
-        self.with(|gate, now| gate.on_withdrawn(now, node));
+        self.tell(|gate, now| gate.on_withdrawn(now, node));
     }
 
     /// The wall clock jumped against the boot clock.
     pub fn on_clock_jump(&self) {
-        self.with(|gate, now| gate.on_clock_jump(now));
+        self.tell(|gate, now| gate.on_clock_jump(now));
     }
 
     /// Answers nothing any more, whatever the store still does.
@@ -103,13 +114,26 @@ impl Gatekeeper {
     /// How the promise stands; `None` before an epoch of this process.
     #[must_use]
     pub fn status(&self) -> Option<GateStatus> {
-        self.with(Gate::status)
+        self.tell(Gate::status)
     }
 
     /// The newest record, to be written again as in force, if its promise stands not and may.
     #[must_use]
     pub fn to_engage(&self) -> Option<Protection> {
-        self.with(|gate, now| gate.to_engage(now)).flatten()
+        self.tell(|gate, now| gate.to_engage(now)).flatten()
+    }
+
+    /// When the store is to be asked again because time has passed, for whoever waits by itself.
+    #[must_use]
+    pub fn again_at(&self) -> Option<MonoTime> {
+        self.inner.lock().again_at
+    }
+
+    /// Whether that moment has come; answers so once.
+    pub fn take_due(&self) -> bool {
+        let mut inner = self.inner.lock();
+        let now = (self.clock)();
+        inner.again_at.take_if(|at| *at <= now).is_some()
     }
 
     /// Waits until the store is to be asked again because time has passed.
@@ -126,7 +150,7 @@ impl Gatekeeper {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Gate, MonoTime) -> T) -> Option<T> {
+    fn tell<T>(&self, act: impl FnOnce(&mut Gate, MonoTime) -> T) -> Option<T> {
         let mut inner = self.inner.lock();
         let now = (self.clock)();
         let gate = inner.gate.as_mut()?;
@@ -176,7 +200,7 @@ impl CommitGate for Gatekeeper {
         if self.inner.lock().shut {
             return false;
         }
-        let lease = self.with(Gate::lease_at);
+        let lease = self.tell(Gate::lease_at);
         !lease.is_some_and(|lease| lease.is_out())
     }
 
@@ -185,7 +209,7 @@ impl CommitGate for Gatekeeper {
         if until_ns == u64::MAX || (self.clock)() <= MonoTime::new(Duration::from_nanos(until_ns)) {
             return Ok(());
         }
-        let asked = self.with(|gate, now| (gate.lease_at(now), now));
+        let asked = self.tell(|gate, now| (gate.lease_at(now), now));
         let Some((Lease::Out { since }, now)) = asked else {
             return Ok(());
         };
@@ -205,7 +229,7 @@ impl CommitGate for Gatekeeper {
         if !self.promises.load(Ordering::Acquire) {
             return Ok(Admit::Go);
         }
-        match self.with(|gate, now| gate.admit(now, appended, visible)) {
+        match self.tell(|gate, now| gate.admit(now, appended, visible)) {
             None | Some(Admission::Go) => Ok(Admit::Go),
             Some(Admission::Wait(_)) => Ok(Admit::Wait),
             Some(Admission::Refuse(why)) => {
@@ -224,7 +248,7 @@ impl CommitGate for Gatekeeper {
         // Whoever writes one has checked it.
         match Protection::try_from(&protection.record) {
             Ok(promise) => {
-                self.with(|gate, _| gate.on_record(point, promise));
+                self.tell(|gate, _| gate.on_record(point, promise));
                 self.promises.store(true, Ordering::Release);
             }
             Err(fault) => tracing::error!(%fault, "a protection record that promises nothing"),
