@@ -1,9 +1,14 @@
 //! A deterministic simulator of a pair, and the checkers that judge it.
 //!
 //! One seed, one thread. Two nodes run the real log, store, recovery, background steps, sender,
-//! receiver, promotion and fences; the disk, the line between them, their clocks and their
+//! receiver, gate, promotion and fences; the disk, the line between them, their clocks and their
 //! operators are simulated, and whatever can go wrong with those does, as drawn from the seed. The
 //! same seed always does the same: a failing one is replayed by its number.
+//!
+//! In about half of the seeds something is promised about loss: operators set policies, tighten and
+//! loosen them, suspend the promise and resume it, and promote the standby for a loss that they
+//! accept, or at the first moment at which its silence fences the primary; processes stand still
+//! for longer than the lease; and clocks run as wrong as a lease allows, but no more.
 //!
 //! ```text
 //! plan ─→ world ─┬→ node a: process (store, session, follower) ─→ disk in memory, own clocks
@@ -22,6 +27,9 @@
 //! |---|---|
 //! | I1 durability | `lives`: what was fsynced is there after every start; `ledger`: contents |
 //! | I2 one history | `oracle`: every frame of every log against the one that its writer formed |
+//! | I3 sync | `promise`: what is answered while nothing may be lost is durable on the standby |
+//! | I4 bounded | `promise`: each answer, against what the standby really holds, by the records that bind it, and by the lease |
+//! | I5 certified | `promise`: what is lost, answers of a zombie included, is within the certificate, and who is called FENCED answers nothing; records are noted before they are echoed |
 //! | I6 one writer | `settle`: who answers OK under which epoch, and nobody who is fenced |
 //! | I7 whole batches | `reader`: the three keys of a profile are read as one |
 //! | I8 determinism | opening twice gives the same; equal logs, equal states at the end |
@@ -29,7 +37,8 @@
 //! | I12 checked bytes | `oracle`: no log holds a frame that its writer never formed |
 //! | I13 one outcome | `ledger` |
 //! | I14 nothing lost | `settle`: tails are cut only once kept aside, and for an operator's act |
-//! | I15 liveness | `rest` |
+//! | I15 liveness | `rest`: nothing is behind, writes go on, and what is promised stands again |
+//! | I16 bounded | `promise`: what waits for the gate stays below its window |
 //! | I17 no clock | the same seed under other dates takes the same decisions |
 
 mod clock;
@@ -42,6 +51,7 @@ mod plan;
 #[cfg(feature = "planted")]
 pub mod planted;
 mod process;
+mod promise;
 mod reader;
 mod report;
 mod trace;

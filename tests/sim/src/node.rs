@@ -1,13 +1,15 @@
 //! A machine: its disk, its clocks, the process that runs on it or not, and what must outlive that
 //! process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
 use outlast_engine::entropy::Entropy;
-use outlast_engine::format::{LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
+use outlast_engine::format::{
+    EpochId, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
+};
 use outlast_engine::fs::{Crash, Fs, MemFs, read_all};
 use outlast_engine::{Committed, Config, Store};
 use parking_lot::Mutex;
@@ -16,6 +18,7 @@ use crate::clock::SimClock;
 use crate::observer::Seen;
 use crate::oracle::FrameEnd;
 use crate::process::Process;
+use crate::promise::{Answer, Echoed};
 use crate::reader::HISTORY_LOG_BYTES;
 
 pub(crate) struct Node {
@@ -35,6 +38,16 @@ pub(crate) struct Node {
     /// The disk was told to fail.
     pub(crate) failing: bool,
     pub(crate) slow_until_ns: u64,
+    /// Its process stands still until then.
+    pub(crate) paused_until_ns: u64,
+    /// Counts how often its clocks began anew.
+    pub(crate) boots: u32,
+    /// What it has answered as a writer, in the order of its log.
+    pub(crate) answers: Vec<Answer>,
+    /// The newest heartbeat of its peer that it has echoed.
+    pub(crate) echoed: Option<Echoed>,
+    /// The epochs under which it has echoed any.
+    pub(crate) echoed_under: BTreeSet<EpochId>,
     /// How far ahead of the log its wall clock may be when it begins to write.
     ahead_max: Duration,
     /// A bit that was flipped in a log's file, and where.
@@ -85,6 +98,11 @@ impl Node {
             power_at: None,
             failing: false,
             slow_until_ns: 0,
+            paused_until_ns: 0,
+            boots: 0,
+            answers: Vec::new(),
+            echoed: None,
+            echoed_under: BTreeSet::new(),
             ahead_max,
             rotten: None,
         }
@@ -172,6 +190,7 @@ impl Node {
         self.fs = self.fs.crash(crash);
         self.power_at = None;
         self.failing = false;
+        self.boots += 1;
         self.clock.boot(origin_ns);
     }
 

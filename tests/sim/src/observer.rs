@@ -1,7 +1,10 @@
 //! Looks at every frame that enters a node's log, once, and at where the log stands.
 
-use outlast_engine::format::{EpochRecord, FrameKind, LsnRange, NodeId};
+use outlast_engine::format::{
+    EpochRecord, FrameKind, LsnRange, NodeId, Position, ProtectionRecord,
+};
 use outlast_engine::{LogCursor, Lsn, Store};
+use outlast_proto::{Protection, ProtectionPoint};
 
 use crate::oracle::{FrameEnd, Oracle};
 use crate::violation::{Checked, Violation, check};
@@ -12,6 +15,8 @@ pub(crate) struct Observer {
     ends: Vec<FrameEnd>,
     /// Its epochs, in order.
     epochs: Vec<EpochRecord>,
+    /// Its protection records, in order.
+    promises: Vec<(ProtectionPoint, Protection)>,
 }
 
 /// What was once in a node's log, for the part of it that was compacted since.
@@ -19,6 +24,8 @@ pub(crate) struct Observer {
 pub(crate) struct Seen {
     ends: Vec<FrameEnd>,
     epochs: Vec<EpochRecord>,
+    /// Its protection records, in order.
+    promises: Vec<(ProtectionPoint, Protection)>,
 }
 
 impl Observer {
@@ -29,13 +36,16 @@ impl Observer {
         let Seen {
             mut ends,
             mut epochs,
+            mut promises,
         } = seen.clone();
         ends.retain(|frame| frame.end <= from);
         epochs.retain(|epoch| epoch.fork < from);
+        promises.retain(|(point, _)| point.lsn <= from);
         Ok(Self {
             cursor,
             ends,
             epochs,
+            promises,
         })
     }
 
@@ -44,6 +54,7 @@ impl Observer {
         Seen {
             ends: self.ends,
             epochs: self.epochs,
+            promises: self.promises,
         }
     }
 
@@ -60,6 +71,7 @@ impl Observer {
         if cut.is_some() {
             self.ends.retain(|frame| frame.end <= appended);
             self.epochs.retain(|epoch| epoch.fork < appended);
+            self.promises.retain(|(point, _)| point.lsn <= appended);
             self.cursor = store
                 .log_cursor(appended)
                 .map_err(|error| unreadable(&error))?;
@@ -70,7 +82,7 @@ impl Observer {
             .map_err(|error| unreadable(&error))?
         {
             let mut begun = run.epochs().iter();
-            for (header, _) in run.frames() {
+            for (header, bytes) in run.frames() {
                 if header.kind == FrameKind::Epoch
                     && let Some(epoch) = begun.next()
                 {
@@ -80,8 +92,19 @@ impl Observer {
                 let Some(epoch) = self.epochs.last() else {
                     return Err(Violation::new("I2", "a log begins without an epoch"));
                 };
+                if header.kind == FrameKind::Protection {
+                    let point = ProtectionPoint {
+                        term: epoch.term,
+                        start: epoch.start,
+                        lsn: header.end(),
+                        epoch: epoch.id,
+                    };
+                    let promise = promise(header.payload(&bytes))?;
+                    self.promises.push((point, promise));
+                }
                 let frame = FrameEnd {
                     end: header.end(),
+                    commit: header.position().commit,
                     epoch: epoch.id,
                     check: header.check,
                     watermark: header.watermark,
@@ -97,6 +120,21 @@ impl Observer {
     /// The epochs that the log holds.
     pub(crate) fn epochs(&self) -> &[EpochRecord] {
         &self.epochs
+    }
+
+    /// The protection records that the log holds.
+    pub(crate) fn promises(&self) -> &[(ProtectionPoint, Protection)] {
+        &self.promises
+    }
+
+    /// The last end of a frame at or below `lsn`, as a position.
+    pub(crate) fn position_at(&self, lsn: Lsn) -> Position {
+        let below = self.ends.partition_point(|frame| frame.end <= lsn);
+        let last = self.ends.get(..below).and_then(|ends| ends.last());
+        last.map_or(Position::ZERO, |frame| Position {
+            lsn: frame.end,
+            commit: frame.commit,
+        })
     }
 
     /// The frame that ends at `lsn`.
@@ -136,6 +174,12 @@ impl Observer {
             format!("{what} up to {} is gone: the log ends at {end}", frame.end)
         })
     }
+}
+
+fn promise(payload: &[u8]) -> Checked<Protection> {
+    let record = ProtectionRecord::decode(payload);
+    let record = record.map_err(|fault| Violation::new("I12", format!("{fault:?}")))?;
+    Protection::try_from(&record).map_err(|fault| Violation::new("I12", fault.to_string()))
 }
 
 fn unreadable(error: &outlast_engine::Error) -> Violation {

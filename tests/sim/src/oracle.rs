@@ -12,6 +12,8 @@ use crate::violation::{Checked, check};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct FrameEnd {
     pub(crate) end: Lsn,
+    /// The last commit up to there.
+    pub(crate) commit: u64,
     pub(crate) epoch: EpochId,
     pub(crate) check: u32,
     /// What it vouches for, where its writer wrote it.
@@ -84,6 +86,11 @@ impl Oracle {
             .copied()
             .max()
             .unwrap_or_default()
+    }
+
+    /// An epoch that some log holds.
+    pub(crate) fn record(&self, epoch: EpochId) -> Option<&EpochRecord> {
+        self.epochs.get(&epoch)
     }
 
     /// Which node writes an epoch.

@@ -3,8 +3,12 @@
 //! Each seed allows only some kinds of faults, so that rare combinations of few are tried and not
 //! only the soup of all.
 
-use fastrand::Rng;
+mod promise;
 
+use fastrand::Rng;
+use outlast_proto::{Action, Policy};
+
+pub(crate) use self::promise::{Accept, PromisePlan};
 use crate::clock::RATE_ONE_PPM;
 
 const MS: u64 = 1_000_000;
@@ -50,6 +54,23 @@ pub(crate) enum Act {
     ConfirmTime(usize),
     /// A backup is taken, and a node made of it.
     Restore(usize),
+    /// An operator says how much may be lost.
+    SetPolicy { policy: Policy, action: Action },
+    /// An operator suspends the promise.
+    Suspend { lasts_ms: u64 },
+    /// An operator ends the suspension.
+    ResumeProtection,
+    /// A process stands still for a while, and its clock does not.
+    Pause { node: usize, for_ns: u64 },
+    /// The line is cut, and an operator promotes the standby at the first moment at which its
+    /// silence fences the primary.
+    TakeOver { from: [bool; 2] },
+    /// An operator promotes the standby for a loss that he accepts.
+    PromoteFor {
+        accept: Accept,
+        down: bool,
+        sick: bool,
+    },
 }
 
 /// Everything about a run that is fixed beforehand.
@@ -84,10 +105,12 @@ pub(crate) struct Plan {
     pub(crate) flips: bool,
     /// Whether bits of a log flip while the machine is down.
     pub(crate) rots: bool,
+    /// What is promised about loss, if anything is.
+    pub(crate) promise: Option<PromisePlan>,
 }
 
 impl Plan {
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
+    pub(crate) fn draw(seed: u64, rng: &mut Rng) -> Self {
         let pair = rng.u8(..100) < 90;
         let chaos_ns = rng.u64(800..3_000) * MS;
         let mut rate = || match rng.u8(..4) {
@@ -122,7 +145,7 @@ impl Plan {
             }
         }
         acts.sort_by_key(|(at, _)| *at);
-        Self {
+        let mut plan = Self {
             pair,
             chaos_ns,
             acts,
@@ -141,7 +164,10 @@ impl Plan {
             replays: rng.u8(..5) == 0,
             flips: rng.u8(..8) == 0,
             rots: rng.u8(..6) == 0,
-        }
+            promise: None,
+        };
+        promise::add(seed, &mut plan);
+        plan
     }
 
     /// The kinds of faults that this seed knows.

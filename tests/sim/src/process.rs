@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
+use outlast_engine::format::Position;
 use outlast_engine::format::{EpochReason, NodeId};
 use outlast_engine::{CommitFuture, Group, LogCursor, LogState, Lsn, Store};
 use outlast_proto::{
-    AckMark, Config, ConflictKind, Message, Mode, Nonce, ReceiverPhase, RunHeader, Sender,
-    SenderEvent, SenderInput, Term,
+    AckMark, ByeReason, CloseReason, Config, ConflictKind, Message, Mode, MonoTime, Nonce,
+    ProtectionPoint, ReceiverPhase, RunHeader, Sender, SenderEvent, SenderInput, Term,
 };
-use outlast_shipper::drive::{ShipHooks, ShipOutput, Shipping, read_frames};
+use outlast_shipper::drive::{Gatekeeper, ShipHooks, ShipOutput, Shipping, read_frames};
 use outlast_standby::drive::{self, Done, FollowOutput, Following, Job, Round, replay_to};
 use outlast_standby::status::Role;
 use parking_lot::Mutex;
@@ -43,6 +44,20 @@ pub(crate) enum Stage {
 
 pub(crate) struct Process {
     pub(crate) store: Store,
+    pub(crate) gatekeeper: Arc<Gatekeeper>,
+    /// Whether a standby is attached.
+    pub(crate) attached: bool,
+    /// When the newest heartbeat was formed that the standby is known to have echoed; before there
+    /// is one, when this process began.
+    pub(crate) contact: MonoTime,
+    /// A suspension that has taken effect: its record, and since when.
+    pub(crate) lifted: Option<(ProtectionPoint, MonoTime)>,
+    /// What readers saw when this process was looked at last.
+    pub(crate) shown: Position,
+    /// When to look after the promise next, in true time.
+    pub(crate) keep_ns: u64,
+    /// How far the wall clock was from the boot clock then, in milliseconds.
+    pub(crate) apart_ms: Option<i64>,
     pub(crate) clock: Arc<SimClock>,
     config: Config,
     hooks: Arc<Hooks>,
@@ -93,6 +108,7 @@ pub(crate) struct Session {
 impl Process {
     pub(crate) fn new(
         store: Store,
+        gatekeeper: Arc<Gatekeeper>,
         clock: Arc<SimClock>,
         config: Config,
         observer: Observer,
@@ -103,9 +119,18 @@ impl Process {
         store.on_change(move || flag.store(true, Ordering::Relaxed));
         let hooks = Arc::new(Hooks {
             store: store.clone(),
+            gatekeeper: gatekeeper.clone(),
+            standby: Mutex::default(),
             notes: Mutex::default(),
         });
         Self {
+            gatekeeper,
+            attached: false,
+            contact: clock.now(),
+            lifted: None,
+            shown: store.positions().visible,
+            keep_ns: 0,
+            apart_ms: None,
             store,
             clock,
             config,
@@ -204,6 +229,7 @@ impl Process {
     pub(crate) fn begin_session(&mut self, link: LinkId, peer: NodeId, mode: Mode, nonce: Nonce) {
         let facts = drive::primary_facts(&self.store, peer, self.remembered);
         let sender = Sender::new(self.clock.now(), self.config.clone(), facts, mode, nonce);
+        *self.hooks.standby.lock() = Some(peer);
         let shipping = Shipping::new(sender, self.store.clone(), self.hooks.clone());
         self.ship = Some(Ship {
             link,
@@ -254,6 +280,12 @@ impl Process {
                 ShipOutput::Close(reason) => {
                     self.out.push(Out::Close(ship.link, reason.to_string()));
                     self.ship = None;
+                    self.attached = false;
+                    if reason == CloseReason::Bye(ByeReason::Withdrawn)
+                        && let Some(standby) = *self.hooks.standby.lock()
+                    {
+                        self.gatekeeper.on_withdrawn(standby);
+                    }
                 }
             }
         }
@@ -282,6 +314,7 @@ impl Process {
                 }
                 FollowOutput::Job(job) => self.jobs.push_back(job),
                 FollowOutput::Conflict { kind, heard } => {
+                    self.gatekeeper.shut();
                     drive::halt(&self.store, &kind, heard);
                     self.note(format_args!("conflict: {kind:?}"));
                 }
@@ -300,7 +333,9 @@ impl Process {
         for note in notes {
             match note {
                 Note::Remember(mark) => self.remembered = mark,
+                Note::Contact(at) => self.contact = self.contact.max(at),
                 Note::Attached(what) => {
+                    self.attached = true;
                     self.counts.attached += 1;
                     self.note(format_args!("{what}"));
                 }
@@ -379,11 +414,15 @@ impl Process {
 /// What a session tells its node.
 struct Hooks {
     store: Store,
+    gatekeeper: Arc<Gatekeeper>,
+    /// The node that was dialled.
+    standby: Mutex<Option<NodeId>>,
     notes: Mutex<Vec<Note>>,
 }
 
 enum Note {
     Remember(Option<AckMark>),
+    Contact(MonoTime),
     Attached(String),
     Fetched,
     Fenced,
@@ -400,12 +439,14 @@ impl Hooks {
 
 impl ShipHooks for Hooks {
     fn fence(&self, term: Term) {
+        self.gatekeeper.shut();
         drive::fence(&self.store, term);
         self.note(Note::Fenced);
         self.note(Note::Ended(format!("fenced by term {}", term.number)));
     }
 
     fn conflict(&self, kind: &ConflictKind, heard: Term) {
+        self.gatekeeper.shut();
         drive::halt(&self.store, kind, heard);
         self.note(Note::Ended(format!("conflict: {kind:?}")));
     }
@@ -414,20 +455,33 @@ impl ShipHooks for Hooks {
         match event {
             SenderEvent::Replicated(position) => {
                 self.note(Note::Remember(drive::remember(&self.store, *position)));
+                if let Some(standby) = *self.standby.lock() {
+                    self.gatekeeper.on_replicated(standby, *position);
+                }
+            }
+            SenderEvent::Contact { at, told } => {
+                self.note(Note::Contact(*at));
+                if let Some(standby) = *self.standby.lock() {
+                    self.gatekeeper.on_echo(standby, *at, *told);
+                    self.store.ask_gate();
+                }
             }
             SenderEvent::Attached { .. } => self.note(Note::Attached(format!("learns {event:?}"))),
             SenderEvent::ContactComplete { fetched, .. } => {
                 if !fetched.is_empty() {
                     self.note(Note::Fetched);
                 }
-                let begun = drive::resume(&self.store, EpochReason::Restart, "");
+                let members = self.standby.lock().iter().copied().collect();
+                let reason = EpochReason::Restart;
+                self.gatekeeper.begin(&self.store, reason, members);
+                let begun = drive::resume(&self.store, reason, "");
                 let what = match begun {
                     Ok(epoch) => format!("contact, fetched {fetched}, start {}", epoch.start),
                     Err(error) => format!("contact, and no epoch: {error}"),
                 };
                 self.note(Note::Ended(what));
             }
-            SenderEvent::Received(_) | SenderEvent::Applied(_) | SenderEvent::Contact { .. } => {}
+            SenderEvent::Received(_) | SenderEvent::Applied(_) => {}
             other => self.note(Note::Said(format!("learns {other:?}"))),
         }
     }

@@ -118,6 +118,18 @@ counts! {
     conflicts,
     /// Tails that a crash tore.
     torn_tails,
+    /// Policies that an operator set.
+    policies,
+    /// Answers that a promise bound.
+    bound_answers,
+    /// Suspensions that took effect.
+    suspended,
+    /// Processes that stood still.
+    pauses,
+    /// Promotions that certified a bound.
+    bounded,
+    /// Promotions that called the primary fenced by its lease.
+    fenced_by_lease,
     /// Logs in which a bit was flipped.
     rotten,
     /// Starts that were refused because of it.

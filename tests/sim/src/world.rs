@@ -4,13 +4,14 @@ mod clients;
 mod faults;
 mod lives;
 mod operators;
+mod promise;
 mod rest;
 mod settle;
 mod traffic;
 mod work;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use fastrand::Rng;
 use outlast_engine::format::{ClusterId, NodeId};
 use outlast_engine::fs::MemFs;
 use outlast_engine::{InitOptions, Store};
-use outlast_proto::Message;
+use outlast_proto::{Message, ProtectionPoint, Stamp};
 
 use crate::clock::SimClock;
 use crate::ledger::Ledger;
@@ -27,6 +28,7 @@ use crate::network::{Kind, Line, Link, LinkId};
 use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
+use crate::promise::Certified;
 use crate::report::{Counts, Options};
 use crate::trace::{FNV_OFFSET, Trace, fnv};
 use crate::violation::{Checked, Violation};
@@ -86,6 +88,10 @@ enum Event {
     Calm,
     /// A look at whether the pair has come to rest.
     Rest,
+    /// A look at whether the standby's silence fences its primary; `near` when it soon does.
+    Fence { near: bool },
+    /// A client that asks for much in a short time.
+    Burst { left: u8 },
 }
 
 pub(crate) struct World {
@@ -109,6 +115,10 @@ pub(crate) struct World {
     /// When they did.
     calm_ns: u64,
     resumed_alone: bool,
+    /// What promoted nodes have stated.
+    certified: Vec<Certified>,
+    /// The protection record that each heartbeat named, by session and stamp.
+    beats: BTreeMap<([u8; 8], Stamp), Option<ProtectionPoint>>,
     /// The last commit of all, which shows that writes go on.
     last_asked: bool,
     last_id: Option<u64>,
@@ -121,7 +131,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(seed: u64, options: Options) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = Plan::draw(seed, &mut rng);
         let true_ns = Arc::new(AtomicU64::new(0));
         let nodes = [0, 1].map(|index: usize| {
             let fs = MemFs::new();
@@ -172,6 +182,8 @@ impl World {
             calm: false,
             calm_ns: 0,
             resumed_alone: false,
+            certified: Vec::new(),
+            beats: BTreeMap::new(),
             last_asked: false,
             last_id: None,
             over: false,
@@ -217,6 +229,12 @@ impl World {
     }
 
     fn happen(&mut self, event: Event) -> Checked {
+        if let Some(node) = self.subject(&event).filter(|node| self.is_paused(*node)) {
+            // A process that stands still finds all of it when it goes on.
+            let until_ns = self.node(node).paused_until_ns;
+            self.at(until_ns, event);
+            return Ok(());
+        }
         match event {
             Event::Wake { node, life } => self.alive(node, life, Self::wake),
             Event::Group { node, life } => self.alive(node, life, Self::group_step),
@@ -266,6 +284,8 @@ impl World {
             }
             Event::Calm => self.calm(),
             Event::Rest => self.rest(),
+            Event::Fence { near } => self.fence(near),
+            Event::Burst { left } => self.burst(left),
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outlast_engine::{Batch, CommitOptions, Keyspace, Level, LogState, Op};
+use outlast_proto::Guard;
 
 use super::{Event, World};
 use crate::ledger::{ID_KEY, Operation, outcome};
@@ -52,6 +53,9 @@ impl World {
     }
 
     pub(super) fn commit_on(&mut self, node: usize, level: Level) -> Checked {
+        if self.is_paused(node) {
+            return Ok(());
+        }
         let Some(process) = &self.node(node).process else {
             return Ok(());
         };
@@ -171,6 +175,9 @@ impl World {
     /// Makes the keyspace of drafts, or drops it.
     fn turn_drafts(&mut self, node: usize) -> Checked {
         let id = self.ledger.next_id();
+        if self.is_paused(node) {
+            return Ok(());
+        }
         let Some(process) = &mut self.node_mut(node).process else {
             return Ok(());
         };
@@ -184,6 +191,11 @@ impl World {
             let _ = process.store.keyspace(DRAFTS);
             return self.settle(node);
         };
+        let status = process.gatekeeper.status();
+        if status.is_some_and(|status| status.guard != Guard::Off) {
+            // It would wait for the gate, and nothing else happens meanwhile.
+            return self.settle(node);
+        }
         let answer = process
             .store
             .drop_keyspace(&drafts, CommitOptions::default());
@@ -209,6 +221,9 @@ impl World {
         let node = self.rng.usize(..self.count());
         let hold = self.rng.u8(..6) == 0;
         let (recall, share) = (self.rng.u8(..6) == 0, self.rng.usize(..1 << 20));
+        if self.is_paused(node) {
+            return Ok(());
+        }
         let Some(process) = &mut self.node_mut(node).process else {
             return Ok(());
         };

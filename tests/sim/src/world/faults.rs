@@ -11,6 +11,18 @@ use crate::violation::Checked;
 impl World {
     pub(super) fn act(&mut self, act: Act) -> Checked {
         self.say(None, format_args!("{act:?}"));
+        let operated = match act {
+            Act::Stop(node)
+            | Act::Promote { node, .. }
+            | Act::ConfirmTime(node)
+            | Act::Restore(node) => Some(node),
+            Act::PromoteFor { .. } => Some(1),
+            _ => None,
+        };
+        if operated.is_some_and(|node| self.is_paused(node)) {
+            // Whoever asks a process that stands still gets no answer, and gives up.
+            return Ok(());
+        }
         match act {
             Act::Power(node) => self.power(node),
             Act::BothPower => {
@@ -66,6 +78,18 @@ impl World {
             Act::ResumeAlone(node) => self.abandon(node),
             Act::ConfirmTime(node) => self.confirm_time(node),
             Act::Restore(node) => self.restore(node),
+            Act::SetPolicy { policy, action } => self.set_policy(policy, action),
+            Act::Suspend { lasts_ms } => self.suspend(lasts_ms),
+            Act::ResumeProtection => self.resume_protection(),
+            Act::Pause { node, for_ns } => {
+                self.pause(node, for_ns);
+                Ok(())
+            }
+            Act::TakeOver { from } => {
+                self.take_over(from);
+                Ok(())
+            }
+            Act::PromoteFor { accept, down, sick } => self.promote_for(accept, down, sick),
         }
     }
 
@@ -112,7 +136,7 @@ impl World {
 
     /// Cuts the line. Links that get nothing through for long are found dead, at each end by
     /// itself.
-    fn cut(&mut self, from: [bool; 2], for_ns: u64) {
+    pub(super) fn cut(&mut self, from: [bool; 2], for_ns: u64) {
         self.line.cut = from;
         self.line.cuts += 1;
         let cuts = self.line.cuts;

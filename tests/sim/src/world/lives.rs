@@ -1,6 +1,6 @@
 //! Starting a node, and everything that must be true when it has started.
 
-use outlast_engine::format::{EpochReason, LsnRange, ProtectionRecord};
+use outlast_engine::format::{EpochReason, LsnRange, NodeId, ProtectionRecord};
 use outlast_engine::fs::Crash;
 use outlast_engine::{LogState, Store};
 use outlast_proto::Config;
@@ -100,9 +100,12 @@ impl World {
         );
         self.check_kept(node, &store, &observer)?;
         let clock = self.node(node).clock.clone();
-        let mut process = Process::new(store.clone(), clock, protocol(), observer, reader);
+        let gatekeeper = self.gatekeeper(node);
+        store.set_gate(gatekeeper.clone());
+        let config = protocol();
+        let mut process = Process::new(store.clone(), gatekeeper, clock, config, observer, reader);
         process.lane_ns = self.now_ns;
-        let begun = take_up_role(&mut process);
+        let begun = take_up_role(&mut process, self.members(node));
         let torn = process.store.recovered().torn_bytes > 0;
         self.counts.torn_tails += u64::from(torn);
         self.node_mut(node).process = Some(process);
@@ -211,6 +214,7 @@ impl World {
 
     /// What is left when a process is gone: callers without an answer, and links that die.
     pub(super) fn bury(&mut self, node: usize) -> Checked {
+        self.node_mut(node).paused_until_ns = 0;
         let Some(ended) = self.node_mut(node).kill() else {
             return Ok(());
         };
@@ -236,10 +240,11 @@ impl World {
 }
 
 /// Becomes what the node last was, as its shell does.
-fn take_up_role(process: &mut Process) -> outlast_engine::Result<()> {
+fn take_up_role(process: &mut Process, members: Vec<NodeId>) -> outlast_engine::Result<()> {
     match boot(&process.store) {
         Boot::Follow => process.follow(),
         Boot::Begin(reason) => {
+            process.gatekeeper.begin(&process.store, reason, members);
             process.store.begin_epoch(reason, "")?;
             if reason == EpochReason::Init {
                 let record = ProtectionRecord::unbounded(Vec::new(), "as made".to_owned());

@@ -21,10 +21,6 @@ use crate::violation::{Checked, Violation, check};
 
 impl World {
     pub(super) fn promote(&mut self, node: usize, sick: bool, dry: bool) -> Checked {
-        let Some(process) = &mut self.node_mut(node).process else {
-            return Ok(());
-        };
-        process.finish_groups();
         let options = PromoteOptions {
             dry_run: dry,
             primary_is_sick: sick,
@@ -32,7 +28,16 @@ impl World {
             reason: "as the plan says".to_owned(),
             ..PromoteOptions::default()
         };
-        let outcome = promote(&OnProcess(RefCell::new(process)), &options);
+        self.promote_with(node, &options)
+    }
+
+    pub(super) fn promote_with(&mut self, node: usize, options: &PromoteOptions) -> Checked {
+        let members = self.members(node);
+        let Some(process) = &mut self.node_mut(node).process else {
+            return Ok(());
+        };
+        process.finish_groups();
+        let outcome = promote(&OnProcess(RefCell::new(process)), options);
         if self.node(node).has_lost_power() {
             return self.settle(node);
         }
@@ -47,8 +52,11 @@ impl World {
                         process.following = None;
                         process.session = None;
                         process.dial_ns = 0;
+                        let reason = EpochReason::Promotion;
+                        process.gatekeeper.begin(&process.store, reason, members);
                     }
                     self.settle(node)?;
+                    self.certify(node, &promotion)?;
                     self.check_nothing_replicated_lost(node)
                 }
                 None => {
@@ -132,13 +140,16 @@ impl World {
     }
 
     pub(super) fn resume_alone(&mut self, node: usize) -> Checked {
+        let members = self.members(node);
         let Some(process) = &mut self.node_mut(node).process else {
             return Ok(());
         };
         if process.role() != Role::WaitingForPeer {
             return Ok(());
         }
-        let begun = resume(&process.store, EpochReason::ResumeAlone, "as the plan says");
+        let reason = EpochReason::ResumeAlone;
+        process.gatekeeper.begin(&process.store, reason, members);
+        let begun = resume(&process.store, reason, "as the plan says");
         match begun {
             Ok(epoch) => {
                 process.end_session();

@@ -21,6 +21,7 @@ impl World {
         for node in 0..self.count() {
             self.node_mut(node).heal_disk();
             self.node_mut(node).slow_until_ns = 0;
+            self.node_mut(node).paused_until_ns = 0;
             self.restart_poisoned(node)?;
             if !self.runs(node) {
                 self.bury(node)?;
@@ -84,7 +85,7 @@ impl World {
             let Some(process) = &self.node(node).process else {
                 return Ok(Some(missing(node).what));
             };
-            if !process.pending.is_empty() && process.store.has_queued() {
+            if !process.pending.is_empty() && (process.store.has_queued() || process.is_busy()) {
                 return Ok(Some("commits wait for a group".to_owned()));
             }
             roles.push(process.role());
@@ -121,7 +122,7 @@ impl World {
             return Some(format!("primary {p:?}, standby {s:?}"));
         }
         if ahead.pending.is_empty() {
-            None
+            self.promise_lapsed(primary)
         } else {
             Some("commits wait for an answer".to_owned())
         }

@@ -27,6 +27,7 @@ impl World {
             return self.lose_power(node);
         }
         self.observe(node)?;
+        self.check_answers(node)?;
         self.send_out(node)?;
         self.answers(node)?;
         self.schedule(node);
@@ -39,6 +40,7 @@ impl World {
             process.pump();
         }
         self.observe(node)?;
+        self.check_answers(node)?;
         self.send_out(node)?;
         self.answers(node)
     }
@@ -118,6 +120,10 @@ impl World {
                 Out::Message(link, message) => {
                     self.told_term(node, &message);
                     self.told_durable(node, &message);
+                    self.check_echo(node, &message)?;
+                    if let Message::Echo { binding, stamp } = &message {
+                        self.told_echo(node, link, binding, *stamp);
+                    }
                     self.send_message(node, link, message)?;
                 }
                 Out::Data(link, header, bytes) => self.send_data(node, link, header, bytes),
@@ -235,6 +241,11 @@ impl World {
         let jobs_ns = self.rng.u64(fsync_ns / 4..fsync_ns.max(8));
         let done_ns = self.rng.u64(1_000..200_000);
         let replay_ns = self.rng.u64(1_000..2 * MS);
+        let keep_ns = self
+            .node(node)
+            .process
+            .as_ref()
+            .and_then(|process| self.keep_at(process));
         let Some(process) = &mut self.node_mut(node).process else {
             return;
         };
@@ -256,6 +267,7 @@ impl World {
                 .as_ref()
                 .and_then(|following| following.poll_timeout())
                 .map(|at| now_ns + process.clock.true_ns_until(at)),
+            keep_ns.map(|at| at.max(now_ns)),
             process
                 .wants_to_dial()
                 .then(|| process.dial_ns.max(now_ns + MS / 4)),

@@ -333,6 +333,7 @@ impl World {
                 self.decline(node, link, refuse)
             }
             (Meeting::Fence { term, refuse }, _) => {
+                process.gatekeeper.shut();
                 drive::fence(&process.store, term);
                 process.counts.fenced += 1;
                 process.end_session();
@@ -340,6 +341,7 @@ impl World {
                 self.decline(node, link, refuse)
             }
             (Meeting::Conflict { kind, refuse }, None) => {
+                process.gatekeeper.shut();
                 drive::halt(&process.store, &kind, refuse.heard);
                 process.end_session();
                 process.note(format_args!("conflict: {kind:?}"));
@@ -426,6 +428,7 @@ impl World {
             following.handle(now, ReceiverInput::Disconnected { nonce });
         }
         if let Some(mut ship) = process.ship.take_if(|ship| ship.link == link) {
+            process.attached = false;
             ship.shipping.handle(now, SenderInput::Disconnected);
             self.dial_later(node);
         }

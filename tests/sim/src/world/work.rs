@@ -23,6 +23,12 @@ impl World {
             let rest_ns = rest.map(|rest| u64::try_from(rest.as_nanos()).unwrap_or(u64::MAX));
             process.lane_ns = rest_ns.map_or(u64::MAX, |rest_ns| now_ns + rest_ns.max(MS / 10));
         }
+        if self.plan.promise.is_some() {
+            self.keep_promise(node);
+        }
+        let Some(process) = &mut self.node_mut(node).process else {
+            return Ok(());
+        };
         if let Some(ship) = &mut process.ship
             && ship.shipping.poll_timeout().is_some_and(|at| at <= now)
         {
@@ -61,7 +67,9 @@ impl World {
             return Ok(());
         };
         process.group_scheduled = false;
-        match process.group.take() {
+        let group = process.group.take();
+        let stage = group.as_ref().map(|(_, stage)| *stage);
+        match group {
             None => {
                 process.group = process.store.lead().map(|group| (group, Stage::Formed));
             }
@@ -78,7 +86,9 @@ impl World {
         if !stepped {
             process.finish_groups();
         }
-        let more = process.group.is_some() || process.waits_for_group();
+        // What the gate keeps outside of the log waits until it is asked again.
+        let stalled = process.group.is_none() && stage.is_none();
+        let more = process.group.is_some() || (process.waits_for_group() && !stalled);
         if more {
             self.step_soon(node);
         }
