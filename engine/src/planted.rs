@@ -74,6 +74,44 @@ pub enum Bug {
     DeleteGone,
     /// A keyspace that was dropped keeps its keys.
     DropKeepsKeys,
+    /// Silence fences a primary though its clock may be slow and the standby's fast.
+    LeaseWithoutDrift,
+    /// A commit is answered by what was exposed before it.
+    BoundForgetsNewest,
+    /// One commit and one byte more are answered than the bound allows.
+    BoundOffByOne,
+    /// The span of what is exposed is measured from its newest answer.
+    SpanFromNewest,
+    /// Commits are answered though the lease is out.
+    LeaseNotAsked,
+    /// The lease counts from when an echo arrives, and not from when its heartbeat was sent.
+    LeaseFromArrival,
+    /// A looser bound counts before the standby holds its record.
+    LooseningAtOnce,
+    /// A tighter bound counts only once the standby holds its record.
+    TighteningLate,
+    /// A suspension counts before the standby has heard of it.
+    SuspensionUnheard,
+    /// A suspension ends too late.
+    SuspensionLate,
+    /// A restart forgets what was promised.
+    RestartLiftsPromise,
+    /// What a standby has received counts as replicated.
+    ReplicatedOnReceive,
+    /// A standby echoes a heartbeat before it has noted the record that it names.
+    EchoBeforeNote,
+    /// A standby's silence goes on though it has echoed.
+    EchoNotCounted,
+    /// A certificate rests on the newest record of the log though a newer one was heard of.
+    CertificateIgnoresHeard,
+    /// A certificate rests on a record that does not say that its promise stands.
+    CertificateIgnoresStanding,
+    /// A certificate rests on a record from before the primary began with nothing promised.
+    CertificateIgnoresEpoch,
+    /// A primary that goes on with nothing promised names its last record to its standby.
+    EpochStartNotTold,
+    /// Commits are appended however much waits for the gate.
+    WindowIgnored,
 }
 
 #[cfg(feature = "planted")]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use outlast_engine::Store;
 use outlast_engine::format::{EpochReason, Lsn};
+use outlast_engine::planted::{Bug, on};
 use outlast_proto::{CLOCK_RATE_ERROR_PPM, Policy, Protection, Standing, fenced_after};
 
 use crate::certificate::{CertifiedBound, Finding};
@@ -34,12 +35,13 @@ fn prove(store: &Store, durable: Lsn) -> Result<CertifiedBound, &'static str> {
     let opening = history.epochs().iter().rev();
     let mut opening = opening.skip_while(|epoch| epoch.reason == EpochReason::Restart);
     let from = opening.next().map_or(Lsn::ZERO, |epoch| epoch.fork);
-    if newest.mark.lsn <= from {
+    if newest.mark.lsn <= from && !on(Bug::CertificateIgnoresEpoch) {
         return Err("nothing was promised since the old primary took over");
     }
     let order = |mark: &outlast_engine::ProtectionMark| (mark.term, mark.start, mark.lsn);
     let heard = store.protection_heard();
-    if heard.is_some_and(|heard| order(&heard) > order(&newest.mark)) {
+    let newer = heard.is_some_and(|heard| order(&heard) > order(&newest.mark));
+    if newer && !on(Bug::CertificateIgnoresHeard) {
         return Err("the old primary wrote a newer protection record, which this node lacks");
     }
     if newest.mark.lsn > durable {
@@ -55,6 +57,7 @@ fn prove(store: &Store, durable: Lsn) -> Result<CertifiedBound, &'static str> {
     };
     match promise.standing {
         Standing::InForce => {}
+        _ if on(Bug::CertificateIgnoresStanding) => {}
         Standing::Off => return Err("the bound was not in force yet"),
         Standing::Suspended { .. } => return Err("the bound was suspended at the old primary"),
     }

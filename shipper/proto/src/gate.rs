@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use outlast_engine::format::{Lsn, NodeId, Position};
+use outlast_engine::planted::{Bug, on};
 
 use self::answered::{Answered, Since};
 pub use self::lease::{CLOCK_RATE_ERROR_PPM, Lease, fenced_after};
@@ -232,6 +233,11 @@ impl Gate {
         assert!(stamp <= now, "a heartbeat of {stamp} was echoed at {now}");
         let member = self.members.entry(node).or_default();
         member.echoed = member.echoed.max(told);
+        let stamp = if on(Bug::LeaseFromArrival) {
+            now
+        } else {
+            stamp
+        };
         if stamp >= self.contact_from {
             member.contact = member.contact.max(Some(stamp));
         }
@@ -316,7 +322,7 @@ impl Gate {
         self.tick(now);
         self.settle();
         let terms = self.terms();
-        if self.shut || terms.is_free() {
+        if self.shut || terms.is_free() || on(Bug::WindowIgnored) {
             return Admission::Go;
         }
         let lease_out = self.lease().is_out();
@@ -353,12 +359,18 @@ impl Gate {
         if terms.is_free() {
             return None;
         }
-        if self.lease().is_out() {
+        if self.lease().is_out() && !on(Bug::LeaseNotAsked) {
             return Some(Held::Lease);
         }
         let replicated = self.replicated();
-        let missing_bytes = end.lsn.bytes_since(replicated.lsn);
-        let missing_commits = end.commit.saturating_sub(replicated.commit);
+        let end = if on(Bug::BoundForgetsNewest) {
+            self.answered.newest()
+        } else {
+            end
+        };
+        let beyond = u64::from(on(Bug::BoundOffByOne));
+        let missing_bytes = end.lsn.bytes_since(replicated.lsn).saturating_sub(beyond);
+        let missing_commits = end.commit.saturating_sub(replicated.commit + beyond);
         if terms.bytes.is_some_and(|most| missing_bytes > most) {
             return Some(Held::Bytes);
         }
@@ -390,7 +402,12 @@ impl Gate {
             && terms
                 .time
                 .is_none_or(|most| exposure.span.is_some_and(|span| span <= most));
-        assert!(within, "answered {end:?} with {exposure:?} under {terms:?}");
+        let planted = on(Bug::BoundForgetsNewest) || on(Bug::BoundOffByOne);
+        let planted = planted || on(Bug::SpanFromNewest);
+        assert!(
+            within || planted,
+            "answered {end:?} with {exposure:?} under {terms:?}"
+        );
         self.slope.answered(self.now, terms, before, end, exposure);
     }
 

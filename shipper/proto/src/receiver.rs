@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outlast_engine::format::{Lsn, LsnRange, NodeId};
+use outlast_engine::planted::{Bug, on};
 
 pub use self::io::{ReceiverEvent, ReceiverInput, ReceiverOutput};
 use self::local::LocalLog;
@@ -377,13 +378,19 @@ impl Receiver {
         let noted = following
             .awaited_note()
             .is_some_and(|protection| self.notes.cover(protection));
-        let echo = if noted { following.take_echo() } else { None };
+        let echo = if noted || on(Bug::EchoBeforeNote) {
+            following.take_echo()
+        } else {
+            None
+        };
         if let Some(ack) = ack {
             self.log.on_acked(binding.epoch);
             self.send(Message::Ack(ack));
         }
         if let Some(stamp) = echo {
-            self.silent_since = self.now;
+            if !on(Bug::EchoNotCounted) {
+                self.silent_since = self.now;
+            }
             self.send(Message::Echo { binding, stamp });
         }
     }

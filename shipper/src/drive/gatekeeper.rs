@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use outlast_engine::format::{EpochReason, Lsn, NodeId, Position};
+use outlast_engine::planted::{Bug, on};
 use outlast_engine::{Admit, CommitGate, Error, ErrorKind, Result, Store};
 use outlast_proto::{
     Admission, Gate, GateConfig, GateStart, GateStatus, Held, Lease, MonoTime, Protection,
@@ -66,7 +67,7 @@ impl Gatekeeper {
     /// goes on with what was promised; any other begins with nothing.
     pub fn begin(&self, store: &Store, reason: EpochReason, members: Vec<NodeId>) {
         let later = match reason {
-            EpochReason::Restart => promised(store),
+            EpochReason::Restart if !on(Bug::RestartLiftsPromise) => promised(store),
             _ => Vec::new(),
         };
         let start = GateStart {

@@ -65,6 +65,15 @@ impl Ledger {
         });
     }
 
+    /// The receipts of what was answered OK, newest first.
+    pub(crate) fn receipts(&self) -> impl Iterator<Item = Receipt> {
+        let newest_first = self.entries.iter().rev();
+        newest_first.filter_map(|entry| match entry.outcome {
+            Some(Outcome::Ok(receipt)) => Some(receipt),
+            _ => None,
+        })
+    }
+
     pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, &Entry)> {
         (0..).zip(&self.entries)
     }

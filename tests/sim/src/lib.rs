@@ -34,6 +34,7 @@
 //! | I7 whole batches | `reader`: the three keys of a profile are read as one |
 //! | I8 determinism | opening twice gives the same; equal logs, equal states at the end |
 //! | I9 real states | `reader`: every read against the state that the change feed describes |
+//! | I10 no silent step back | `clients`: what a node says of a receipt is so |
 //! | I12 checked bytes | `oracle`: no log holds a frame that its writer never formed |
 //! | I13 one outcome | `ledger` |
 //! | I14 nothing lost | `settle`: tails are cut only once kept aside, and for an operator's act |

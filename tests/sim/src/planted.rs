@@ -72,6 +72,25 @@ planted! {
     ExpiryByWallClock, 100, "puts expire by the clock of the node that reads";
     ExpiryLate, 100, "a put counts as expired a millisecond too late";
     DeleteGone, 100, "a delete goes while an older version of its key is left";
+    LeaseWithoutDrift, 5000, "silence fences though the two clocks may run differently";
+    BoundForgetsNewest, 100, "a commit is answered by what was exposed before it";
+    BoundOffByOne, 100, "one commit and one byte more are answered than the bound allows";
+    SpanFromNewest, 1000, "the span of what is exposed is measured from its newest answer";
+    LeaseNotAsked, 100, "commits are answered though the lease is out";
+    LeaseFromArrival, 1000, "the lease counts from the arrival of an echo";
+    LooseningAtOnce, 1000, "a looser bound counts before the standby holds its record";
+    TighteningLate, 100, "a tighter bound counts only once the standby holds its record";
+    SuspensionUnheard, 1000, "a suspension counts before the standby has heard of it";
+    SuspensionLate, 1000, "a suspension ends too late";
+    RestartLiftsPromise, 1000, "a restart forgets what was promised";
+    ReplicatedOnReceive, 100, "what a standby has received counts as replicated";
+    EchoBeforeNote, 100, "a heartbeat is echoed before the record that it names is noted";
+    EchoNotCounted, 100, "a standby's silence goes on though it has echoed";
+    CertificateIgnoresHeard, 5000, "a certificate rests on an older record than the newest heard of";
+    CertificateIgnoresStanding, 1000, "a certificate rests on a record that is not in force";
+    CertificateIgnoresEpoch, 5000, "a certificate rests on a record of before nothing was promised";
+    EpochStartNotTold, 10_000, "a standby is not told that nothing is promised since an epoch began";
+    WindowIgnored, 1000, "commits are appended however much waits for the gate";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use outlast_engine::format::Position;
+use outlast_engine::planted::{Bug, on};
 
 use crate::time::MonoTime;
 
@@ -91,7 +92,11 @@ impl Answered {
         if self.unknown_until.lsn > self.replicated.lsn {
             return Since::Unknown;
         }
-        let oldest = self.open.front();
+        let oldest = if on(Bug::SpanFromNewest) {
+            self.open.back()
+        } else {
+            self.open.front()
+        };
         oldest.map_or(Since::Nothing, |(_, at)| Since::At(*at))
     }
 

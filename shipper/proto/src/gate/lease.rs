@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use outlast_engine::planted::{Bug, on};
+
 use crate::time::MonoTime;
 
 /// How far a clock may run wrong, in parts per million: what a kernel slews at most, and a
@@ -23,6 +25,9 @@ pub fn fenced_after(lease: Duration, rate_error_ppm: u32) -> Duration {
     );
     let fast = u128::from(WHOLE + rate_error_ppm);
     let slow = u128::from(WHOLE - rate_error_ppm);
+    if on(Bug::LeaseWithoutDrift) {
+        return lease;
+    }
     let nanos = (lease.as_nanos() * fast).div_ceil(slow);
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use outlast_engine::format::{Lsn, NodeId};
+use outlast_engine::planted::{Bug, on};
 
 use super::policy::{Protection, Standing};
 use super::terms::Terms;
@@ -55,7 +56,7 @@ impl Records {
         self.suspension = match protection.standing {
             Standing::Suspended { lasts } => Some(Suspension {
                 point,
-                lasts,
+                lasts: lasts * (1 + u32::from(on(Bug::SuspensionLate))),
                 began: None,
             }),
             Standing::Off | Standing::InForce => None,
@@ -83,7 +84,9 @@ impl Records {
         };
         match suspension.began {
             None if heard.durable >= suspension.point.lsn
-                && (heard.echoed >= Some(suspension.point) || heard.silent) =>
+                && (heard.echoed >= Some(suspension.point)
+                    || heard.silent
+                    || on(Bug::SuspensionUnheard)) =>
             {
                 suspension.began = Some(now);
             }
@@ -116,6 +119,12 @@ impl Records {
     /// What is promised, whether it is lifted or not.
     pub(super) fn promised(&self) -> Terms {
         let base = Terms::of(&self.base);
+        if on(Bug::LooseningAtOnce) {
+            return Terms::of(self.newest());
+        }
+        if on(Bug::TighteningLate) {
+            return base;
+        }
         let later = self.later.iter().map(|(_, protection)| protection);
         later.fold(base, |older, newer| Terms::of(newer).and(older))
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use outlast_engine::format::{FrameFault, Lsn};
+use outlast_engine::planted::{Bug, on};
 
 use super::stamps::{EchoKind, Stamps};
 use super::{Link, SenderEvent, SenderOutput, SenderPhase, SenderStatus};
@@ -135,8 +136,14 @@ impl Shipping {
                 features: self.agreed.features,
             });
         }
-        if first || ack.durable != before.durable {
-            link.event(SenderEvent::Replicated(ack.durable));
+        let received = on(Bug::ReplicatedOnReceive) && ack.received != before.received;
+        if first || ack.durable != before.durable || received {
+            let durable = if on(Bug::ReplicatedOnReceive) {
+                ack.received
+            } else {
+                ack.durable
+            };
+            link.event(SenderEvent::Replicated(durable));
         }
         if first || ack.received != before.received {
             link.event(SenderEvent::Received(ack.received));

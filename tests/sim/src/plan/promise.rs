@@ -21,6 +21,8 @@ pub(crate) struct PromisePlan {
     pub(crate) window_bytes: u64,
     /// Whether answers are slowed down as the bound comes near.
     pub(crate) slope: bool,
+    /// How much longer data is on its way than messages: a thin line, on which they go first.
+    pub(crate) thin_ns: u64,
     lease: Duration,
 }
 
@@ -45,12 +47,13 @@ pub(super) fn add(seed: u64, plan: &mut Plan) {
     let promise = PromisePlan {
         window_bytes: *rng.choice(&[2_000, 8_000, 40_000]).unwrap_or(&8_000),
         slope: rng.bool(),
+        thin_ns: *rng.choice(&[0, 0, 20, 150]).unwrap_or(&0) * MS,
         lease: Duration::from_millis(lease_ms),
     };
     let worst = [RATE_ONE_PPM - RATE_ERROR_PPM, RATE_ONE_PPM + RATE_ERROR_PPM];
-    plan.rates_ppm = match rng.u8(..3) {
-        0 => worst,
-        1 => [worst[1], worst[0]],
+    plan.rates_ppm = match rng.u8(..4) {
+        0 | 1 => worst,
+        2 => [worst[1], worst[0]],
         _ => [0; 2].map(|_| rng.u64(worst[0]..=worst[1])),
     };
     if rng.bool() {
@@ -58,20 +61,37 @@ pub(super) fn add(seed: u64, plan: &mut Plan) {
     }
     let chaos_ns = plan.chaos_ns;
     let first = rng.u64(5 * MS..150 * MS);
-    plan.acts.push((first, promise.set(rng)));
-    for _ in 0..rng.u8(..6) {
+    let loose = rng.u8(..4) == 0;
+    let set = if loose {
+        promise.set_loose()
+    } else {
+        promise.set(rng)
+    };
+    plan.acts.push((first, set));
+    let most = if loose { 2 } else { 6 };
+    for _ in 0..rng.u8(..most) {
         let at = rng.u64(first..chaos_ns);
         let act = promise.act(rng);
         plan.acts.push((at, act));
     }
-    if rng.u8(..100) < 60 {
-        let at = rng.u64(first + 100 * MS..first + 700 * MS);
-        let from = *rng
-            .choice(&[[true, true], [true, false], [false, true]])
-            .unwrap_or(&[true; 2]);
-        plan.acts.push((at, Act::TakeOver { from }));
+    let at = rng.u64(first + 100 * MS..first + 700 * MS);
+    let taken_at = match rng.u8(..8) {
+        0 => {
+            let lasts_ms = rng.u64(50..400);
+            plan.acts.push((at, Act::Suspend { lasts_ms }));
+            Some(at + rng.u64(1..150) * MS)
+        }
+        1 => {
+            plan.acts.push((at, Act::ResumeAlone(0)));
+            Some(at + rng.u64(400..1_200) * MS)
+        }
+        2..6 => Some(at),
+        _ => None,
+    };
+    if let Some(taken_at) = taken_at {
+        plan.acts.push((taken_at, PromisePlan::take_over(rng)));
         // Long enough for any lease to run out.
-        plan.chaos_ns = chaos_ns.max(at + lease_ms * MS * 5 / 4 + 100 * MS);
+        plan.chaos_ns = chaos_ns.max(taken_at + lease_ms * MS * 5 / 4 + 100 * MS);
     }
     plan.acts.sort_by_key(|(at, _)| *at);
     plan.promise = Some(promise);
@@ -104,6 +124,32 @@ impl PromisePlan {
                 sick: rng.bool(),
             },
         }
+    }
+
+    fn take_over(rng: &mut Rng) -> Act {
+        if rng.u8(..4) == 0 {
+            return Act::PromoteFor {
+                accept: Accept::Anything,
+                down: false,
+                sick: true,
+            };
+        }
+        let from = *rng
+            .choice(&[[true, true], [true, false], [false, true]])
+            .unwrap_or(&[true; 2]);
+        Act::TakeOver { from }
+    }
+
+    /// A bound that is never used up: the lease alone ends what is answered.
+    fn set_loose(&self) -> Act {
+        let policy = Policy::Bounded(Bound {
+            bytes: None,
+            commits: Some(1_000_000),
+            time: None,
+            lease: self.lease,
+        });
+        let action = Action::Stall;
+        Act::SetPolicy { policy, action }
     }
 
     fn set(&self, rng: &mut Rng) -> Act {

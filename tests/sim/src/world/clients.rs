@@ -3,18 +3,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use outlast_engine::{Batch, CommitOptions, Keyspace, Level, LogState, Op};
+use outlast_engine::{Batch, CommitOptions, Keyspace, Level, LogState, Op, ReceiptStatus};
 use outlast_proto::Guard;
 
 use super::{Event, World};
 use crate::ledger::{ID_KEY, Operation, outcome};
 use crate::process::Process;
 use crate::reader::{DRAFTS, KEYSPACE, profile_keys};
-use crate::violation::Checked;
+use crate::violation::{Checked, check};
 
 /// Users whose profiles are written.
 const USERS: u8 = 8;
 const DRAFTS_MAX: u8 = 12;
+/// Receipts that a reader asks about.
+const RECEIPTS: usize = 6;
 
 impl World {
     pub(super) fn commit(&mut self) -> Checked {
@@ -212,6 +214,31 @@ impl World {
         self.settle(node)
     }
 
+    /// What a node says of the newest receipts is so: whoever has seen a commit is never shown an
+    /// older state as if it held it.
+    fn check_receipts(&self, node: usize) -> Checked {
+        let Some(process) = &self.node(node).process else {
+            return Ok(());
+        };
+        let visible = process.store.positions().visible.lsn;
+        for receipt in self.ledger.receipts().take(RECEIPTS) {
+            let said = process.store.receipt_status(&receipt);
+            let frame = process.observer.frame_of(receipt.lsn);
+            let here = frame.is_some_and(|frame| frame.epoch == receipt.epoch);
+            let shown = here && receipt.lsn <= visible;
+            let true_to = match said {
+                ReceiptStatus::InThisHistory => shown,
+                ReceiptStatus::Pending => !shown,
+                ReceiptStatus::OnAFork => !here,
+                _ => false,
+            };
+            check(true_to, "I10", || {
+                format!("{receipt:?} is said to be {said:?}, up to {visible} is shown, {frame:?}")
+            })?;
+        }
+        Ok(())
+    }
+
     pub(super) fn read(&mut self) -> Checked {
         if !self.over {
             let wait_ns = self.rng.u64(2_000_000..30_000_000);
@@ -240,6 +267,7 @@ impl World {
             let recalled = process.reader.recall(store, observer, |len| share % len)?;
             self.counts.recalled += u64::from(recalled);
         }
+        self.check_receipts(node)?;
         self.counts.reads += 1;
         self.counts.expired += u64::from(expired);
         Ok(())

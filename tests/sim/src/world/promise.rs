@@ -31,7 +31,7 @@ const JUMP_MS: u64 = 500;
 /// What may be in the log beyond the gate's window: a group, and control records.
 const BEYOND_WINDOW_BYTES: u64 = 24 << 10;
 /// Commits asked for around the moment at which a primary's lease ends.
-const BURST: u8 = 30;
+const BURST: u8 = 40;
 
 impl World {
     /// The gate of a process that starts.
@@ -211,7 +211,7 @@ impl World {
     }
 
     fn burst_soon(&mut self, left: u8) {
-        let wait_ns = self.rng.u64(50_000..300_000);
+        let wait_ns = self.rng.u64(30_000..200_000);
         self.after(wait_ns, Event::Burst { left });
     }
 
@@ -220,6 +220,13 @@ impl World {
         if left > 0 && !self.calm {
             self.burst_soon(left - 1);
             self.commit_on(0, outlast_engine::Level::Local)?;
+            // On a disk that takes no time, so that there are answers up to the last moment.
+            if !self.is_paused(0)
+                && let Some(process) = &mut self.node_mut(0).process
+            {
+                process.finish_groups();
+                self.settle(0)?;
+            }
         }
         Ok(())
     }
@@ -333,7 +340,10 @@ impl World {
             life,
             at: stamp.moment(),
         });
-        self.node_mut(node).echoed_under.insert(binding.epoch);
+        let told = self.beats.get(&(binding.session.dialler.0, stamp));
+        let told = told.copied().flatten().map(|point| point.epoch);
+        let epochs = [Some(binding.epoch), told].into_iter().flatten();
+        self.node_mut(node).echoed_under.extend(epochs);
     }
 
     /// Remembers what a heartbeat names, and checks an echo against it: the standby has noted it.

@@ -6,6 +6,7 @@ use outlast_standby::status::Role;
 use super::lives::missing;
 use super::{Event, MS, World};
 use crate::ledger::Outcome;
+use crate::reader::KEYSPACE;
 use crate::violation::{Checked, check};
 
 /// How long the pair may take, in simulated time.
@@ -69,6 +70,12 @@ impl World {
         };
         match self.writer() {
             Some(writer) => {
+                if let Some(process) = &mut self.node_mut(writer).process {
+                    process.finish_groups();
+                    // One that was promoted may have been sent none. On a disk that fails it is
+                    // not made, and the commit says so.
+                    let _ = process.store.keyspace(KEYSPACE);
+                }
                 let id = self.ledger.next_id();
                 self.commit_on(writer, level)?;
                 self.last_id = Some(id);

@@ -132,7 +132,11 @@ impl World {
 
     fn send(&mut self, node: usize, link: LinkId, kind: Kind, item: Item) {
         let jitter_ns = self.rng.u64(..=self.line.latency_ns / 2);
-        let ready_ns = self.now_ns + self.line.latency_ns + jitter_ns;
+        let thin_ns = match (kind, self.plan.promise) {
+            (Kind::Data, Some(promise)) => promise.thin_ns,
+            _ => 0,
+        };
+        let ready_ns = self.now_ns + self.line.latency_ns + jitter_ns + thin_ns;
         let Some(found) = self.links.get_mut(link) else {
             return;
         };
