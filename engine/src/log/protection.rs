@@ -9,10 +9,11 @@ use super::{Log, ProtectionMark};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::limits::PROTECTIONS_MAX;
 use crate::format::{
-    Chain, EpochKey, FrameHeader, FrameKind, FrameRun, History, Lsn, ProtectionRecord,
-    encoded_frame_len,
+    Chain, EpochKey, EpochReason, EpochRecord, FrameHeader, FrameKind, FrameRun, History, Lsn,
+    ProtectionRecord, encoded_frame_len,
 };
 use crate::log::LogState;
+use crate::planted::{Bug, on};
 
 impl Log {
     /// Appends a protection record, before whatever waits to be formed. It is durable, and known to
@@ -74,13 +75,19 @@ impl Log {
         })
     }
 
-    /// Where the newest protection record of this log stands.
+    /// Where the newest protection record of this log stands. The start of an epoch in which
+    /// nothing is promised counts as one: whoever knows only an older record must not rest on it.
     pub(crate) fn newest_protection(&self) -> Option<ProtectionMark> {
         let end = self.cell.read().appended.lsn;
         self.with_history(|history| {
             let manifest = self.manifest.lock();
             let mut marks = manifest.protections.iter().rev().map(|noted| noted.mark);
-            marks.find(|mark| holds(history, end, mark))
+            let written = marks.find(|mark| holds(history, end, mark));
+            let mut newest_first = history.epochs().iter().rev();
+            let begun = newest_first.find(|epoch| epoch.reason != EpochReason::Restart);
+            let begun = begun.filter(|_| !on(Bug::EpochStartNotTold)).map(beginning);
+            let order = |mark: &ProtectionMark| (mark.term, mark.start, mark.lsn);
+            [begun, written].into_iter().flatten().max_by_key(order)
         })
     }
 
@@ -113,6 +120,12 @@ impl Log {
             protections.drain(..surplus);
         })
     }
+}
+
+/// Where the frame that begins an epoch ends.
+fn beginning(epoch: &EpochRecord) -> ProtectionMark {
+    let len = encoded_frame_len(FrameHeader::epoch_payload_len(epoch));
+    mark(EpochKey::from(epoch), epoch.fork.advance(len as u64))
 }
 
 /// A payload that does not decode is refused before it gets here.
@@ -178,10 +191,10 @@ mod tests {
 
     fn says(store: &Store) -> Vec<u64> {
         let noted = store.protections();
-        assert_eq!(
-            noted.last().map(|noted| noted.mark),
-            store.newest_protection()
-        );
+        let last = noted.last().map(|noted| noted.mark);
+        let newest = store.newest_protection();
+        // Or the start of an epoch with nothing promised yet, behind it.
+        assert!(last == newest || last.map(|last| last.lsn) < newest.map(|newest| newest.lsn));
         let commits = |noted: Protection| noted.record.bound_commits.unwrap();
         noted.into_iter().map(commits).collect()
     }
@@ -227,6 +240,38 @@ mod tests {
         assert_eq!(says(&primary), [1, 2]);
         ship(&standby, &primary);
         assert_eq!(says(&primary), [1, 2, 4]);
+    }
+
+    #[test]
+    fn an_epoch_that_begins_with_nothing_promised_is_newer_than_all_records_before() {
+        let fs = MemFs::new();
+        let store = made(&fs, false);
+        let epoch = store.begin_epoch(EpochReason::Init, "").unwrap();
+        let newest = store.newest_protection().unwrap();
+        assert_eq!((newest.epoch, newest.lsn), (epoch.id, store.chain().lsn));
+        let written = store.append_protection(&record(1)).unwrap();
+        assert_eq!(store.newest_protection(), Some(written.mark));
+        drop(store);
+        for reason in [
+            EpochReason::Restart,
+            EpochReason::ResumeAlone,
+            EpochReason::Restart,
+        ] {
+            let store = open(&fs);
+            let before = store.newest_protection();
+            let epoch = store.begin_epoch(reason, "").unwrap();
+            let newest = store.newest_protection();
+            if reason == EpochReason::Restart {
+                assert_eq!(newest, before, "what stood before stands");
+            } else {
+                let newest = newest.map(|newest| (newest.epoch, newest.lsn));
+                assert_eq!(newest, Some((epoch.id, store.chain().lsn)));
+            }
+        }
+        let store = open(&fs);
+        store.begin_epoch(EpochReason::Restart, "").unwrap();
+        let written = store.append_protection(&record(2)).unwrap();
+        assert_eq!(store.newest_protection(), Some(written.mark));
     }
 
     #[test]

@@ -229,7 +229,8 @@ impl Store {
         self.log().protections()
     }
 
-    /// Where the newest protection record of this log stands.
+    /// Where the newest protection record of this log stands. The start of an epoch that no plain
+    /// restart began counts as one: nothing is promised from there on.
     #[must_use]
     pub fn newest_protection(&self) -> Option<ProtectionMark> {
         self.log().newest_protection()
