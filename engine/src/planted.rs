@@ -106,8 +106,6 @@ pub enum Bug {
     CertificateIgnoresHeard,
     /// A certificate rests on a record that does not say that its promise stands.
     CertificateIgnoresStanding,
-    /// A certificate rests on a record from before the primary began with nothing promised.
-    CertificateIgnoresEpoch,
     /// A primary that goes on with nothing promised names its last record to its standby.
     EpochStartNotTold,
     /// Commits are appended however much waits for the gate.

@@ -35,7 +35,7 @@ fn prove(store: &Store, durable: Lsn) -> Result<CertifiedBound, &'static str> {
     let opening = history.epochs().iter().rev();
     let mut opening = opening.skip_while(|epoch| epoch.reason == EpochReason::Restart);
     let from = opening.next().map_or(Lsn::ZERO, |epoch| epoch.fork);
-    if newest.mark.lsn <= from && !on(Bug::CertificateIgnoresEpoch) {
+    if newest.mark.lsn <= from {
         return Err("nothing was promised since the old primary took over");
     }
     let order = |mark: &outlast_engine::ProtectionMark| (mark.term, mark.start, mark.lsn);
