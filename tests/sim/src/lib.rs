@@ -28,8 +28,8 @@
 //! | I1 durability | `lives`: what was fsynced is there after every start; `ledger`: contents |
 //! | I2 one history | `oracle`: every frame of every log against the one that its writer formed |
 //! | I3 sync | `promise`: what is answered while nothing may be lost is durable on the standby |
-//! | I4 bounded | `promise`: each answer, against what the standby really holds, by the records that bind it, and by the lease |
-//! | I5 certified | `promise`: what is lost, answers of a zombie included, is within the certificate, and who is called FENCED answers nothing; records are noted before they are echoed |
+//! | I4 bounded | `promise`: each answer, by what the standby really holds, and the lease |
+//! | I5 certified | `promise`: what is lost, to a zombie too; FENCED; notes before echoes |
 //! | I6 one writer | `settle`: who answers OK under which epoch, and nobody who is fenced |
 //! | I7 whole batches | `reader`: the three keys of a profile are read as one |
 //! | I8 determinism | opening twice gives the same; equal logs, equal states at the end |

@@ -88,7 +88,7 @@ planted! {
     EchoNotCounted, 100, "a standby's silence goes on though it has echoed";
     CertificateIgnoresHeard, 5000, "a certificate rests on an older record than the newest heard of";
     CertificateIgnoresStanding, 1000, "a certificate rests on a record that is not in force";
-    EpochStartNotTold, 10_000, "a standby is not told that nothing is promised since an epoch began";
+    EpochStartNotTold, 10_000, "a standby is not told that an epoch promises nothing";
     WindowIgnored, 1000, "commits are appended however much waits for the gate";
 }
 
