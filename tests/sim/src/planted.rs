@@ -86,7 +86,7 @@ planted! {
     ReplicatedOnReceive, 100, "what a standby has received counts as replicated";
     EchoBeforeNote, 100, "a heartbeat is echoed before the record that it names is noted";
     EchoNotCounted, 100, "a standby's silence goes on though it has echoed";
-    CertificateIgnoresHeard, 5000, "a certificate rests on an older record than the newest heard of";
+    CertificateIgnoresHeard, 5000, "a certificate rests on an older record than was heard of";
     CertificateIgnoresStanding, 1000, "a certificate rests on a record that is not in force";
     EpochStartNotTold, 10_000, "a standby is not told that an epoch promises nothing";
     WindowIgnored, 1000, "commits are appended however much waits for the gate";
