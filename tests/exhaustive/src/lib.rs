@@ -6,7 +6,7 @@
 //! is that within its limits no order of events is left out, and that each of its rules is shown
 //! to be needed: with one switched off, the search finds what goes wrong.
 //!
-//! [`search`] knows nothing of the pair; [`pair`] is what may happen; [`rules`] is what can be
+//! [`mod@search`] knows nothing of the pair; [`pair`] is what may happen; [`rules`] is what can be
 //! switched off.
 
 pub mod pair;
