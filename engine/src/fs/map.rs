@@ -24,9 +24,38 @@ pub(super) fn map(file: &File, pages: MapPages, around: bool) -> io::Result<Byte
         options.populate();
     }
     // SAFETY: a map is sound while nobody shortens or writes the file under it. Only sealed
-    // segments and finished runs are mapped; the engine never writes one in place and retires it by
+    // segments and finished runs are mapped whole; the engine never writes one in place and retires it by
     // unlinking, and its lock keeps a second engine out of the directory. Another program that
     // writes there breaks the promise of the directory itself; an unreadable page ends the process.
+    let map = unsafe { options.map(file)? };
+    if !around {
+        // A hint: without it all is read as well.
+        let _ = map.advise(Advice::Random);
+    }
+    Ok(Bytes::from_owner(map))
+}
+
+/// Maps a part of a file that may be written elsewhere. The map lives as long as the answer or any
+/// slice of it.
+pub(super) fn map_part(
+    file: &File,
+    (offset, len): (u64, usize),
+    pages: MapPages,
+    around: bool,
+) -> io::Result<Bytes> {
+    if len == 0 {
+        return Ok(Bytes::new());
+    }
+    if file.metadata()?.len() < offset.saturating_add(len as u64) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut options = MmapOptions::new();
+    options.offset(offset).len(len);
+    if pages == MapPages::Now {
+        options.populate();
+    }
+    // SAFETY: as for `map`, and of a file that is still written only blocks that nobody writes
+    // again: those of a running segment that lie well before its durable end.
     let map = unsafe { options.map(file)? };
     if !around {
         // A hint: without it all is read as well.

@@ -261,6 +261,20 @@ pub trait File: Send + Sync + Debug {
     /// # Errors
     /// As the operating system answers.
     fn map(&self, pages: MapPages) -> io::Result<Bytes>;
+
+    /// `len` bytes from `offset` on, as a map where there are maps, or else read. Nobody writes to
+    /// the file's blocks that hold them any more, but perhaps to others.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the file ends before them, and as the operating system answers.
+    fn map_part(&self, offset: u64, len: usize, pages: MapPages) -> io::Result<Bytes> {
+        let _ = pages;
+        let mut bytes = vec![0; len];
+        if self.read_at(offset, &mut bytes)? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes.into())
+    }
 }
 
 /// Reads a whole file.

@@ -243,4 +243,8 @@ impl File for OsFile {
         let around = self.room.fits();
         map::map(&self.file, pages, around)
     }
+
+    fn map_part(&self, offset: u64, len: usize, pages: MapPages) -> io::Result<Bytes> {
+        map::map_part(&self.file, (offset, len), pages, self.room.fits())
+    }
 }

@@ -110,4 +110,8 @@ impl File for TolerantFile {
     fn map(&self, pages: MapPages) -> io::Result<Bytes> {
         self.0.map(pages)
     }
+
+    fn map_part(&self, offset: u64, len: usize, pages: MapPages) -> io::Result<Bytes> {
+        self.0.map_part(offset, len, pages)
+    }
 }

@@ -71,7 +71,7 @@ impl LogCursor {
     #[must_use]
     pub fn reads_memory(&self) -> bool {
         let segment = self.log.segments.find(self.chain.lsn);
-        segment.is_none_or(|segment| segment.in_memory())
+        segment.is_none_or(|segment| segment.holds(self.chain.lsn))
     }
 
     /// The chain that the next frame continues.

@@ -239,6 +239,12 @@ impl Log {
             self.segments.turn();
             return Ok(Some(Duration::ZERO));
         }
+        if let Some(active) = self.segments.last()
+            && active.leave_to_file(&*self.fs, self.cell.durable(), !self.copies())?
+        {
+            self.segments.turn();
+            return Ok(Some(Duration::ZERO));
+        }
         let rest = self.prepare_step()?;
         if self.state() == LogState::Reading {
             return Ok(rest);

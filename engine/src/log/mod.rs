@@ -23,6 +23,7 @@ mod fault;
 mod follow;
 mod gate;
 mod group;
+mod held;
 mod lane;
 mod levels;
 mod manifest;
@@ -418,9 +419,9 @@ impl Log {
     pub(crate) fn has_mapped(&self, lsn: Lsn) -> bool {
         let copies = self.copies();
         self.segments.piece(lsn).is_some_and(|piece| match &piece {
-            Piece::Whole(segment) if copies => segment.in_memory(),
+            Piece::Whole(segment) if copies => segment.holds(lsn),
             Piece::Sparse(_) if copies => false,
-            mapped => mapped.is_mapped(),
+            mapped => mapped.has_mapped(lsn),
         })
     }
 

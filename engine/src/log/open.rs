@@ -196,7 +196,7 @@ impl Log {
             history: RwLock::new(history),
             state: RwLock::new(state),
             retired: Mutex::new(retired),
-            segments: segments_of(survey),
+            segments: segments_of(survey, &*fs, !config.read_mode.copies())?,
             replay_from,
             cell,
             queue: Mutex::new(Queue::default()),
@@ -335,7 +335,7 @@ pub(super) fn judge(
     })
 }
 
-fn segments_of(survey: Survey) -> Segments {
+fn segments_of(survey: Survey, fs: &dyn Fs, mapped: bool) -> Result<Segments> {
     let segments = Segments::default();
     for header in survey.sparse {
         segments.insert_sparse(Arc::new(Sparse::new(header)));
@@ -347,14 +347,16 @@ fn segments_of(survey: Survey) -> Segments {
         )));
     }
     if let Some(last) = survey.last {
-        let base = last.header.base();
-        let segment = Segment::active(last.header);
+        let segment = Segment::active_behind(last.header, last.from);
+        if mapped {
+            segment.map_left(fs)?;
+        }
         if !last.frames.is_empty() {
-            segment.push(base, last.frames);
+            segment.push(last.from, last.frames);
         }
         segments.insert(Arc::new(segment));
     }
-    segments
+    Ok(segments)
 }
 
 /// Names what does not hold, where it lies and which command mends it.

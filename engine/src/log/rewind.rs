@@ -119,7 +119,7 @@ impl Log {
             chain.lsn,
             "the cut segment ends elsewhere than the chain"
         );
-        let blocks = self.blocks_at(&segment, &kept)?;
+        let blocks = self.blocks_at(&segment)?;
         let frames = count_frames(&kept);
         Ok(Some(Active {
             segment,

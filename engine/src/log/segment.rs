@@ -1,4 +1,4 @@
-//! Segments as a running log holds them: in memory while active, mapped once sealed.
+//! Segments as a running log holds them: the end of the active one in memory, all else mapped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,11 +7,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::RwLock;
 
+use super::cursor::whole_frames;
+use super::held::{Memory, kept_len};
 use super::mapped::Mapped;
 use super::records::Stretch;
 use super::sparse::Sparse;
+use super::walk::count_frames;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{ChainRecord, Lsn, LsnRange, SEGMENT_HEADER_LEN, SegmentHeader, to_usize};
+use crate::format::{
+    ChainRecord, FrameHeader, Lsn, LsnRange, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
+};
 use crate::fs::{Access, File, Fs, MapPages};
 
 pub(super) const DIR: &str = "log";
@@ -36,7 +41,8 @@ pub(super) fn ordinal_of(name: &str) -> Option<u64> {
 
 /// One segment of the log.
 ///
-/// Invariant: bytes in `[base, end)` never change; while `memory` is there it holds all of them.
+/// Invariant: bytes in `[base, end)` never change. While `memory` is there, it holds all of them
+/// from its `held_from` on, and those before are durable in the file.
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
     end: AtomicU64,
@@ -45,32 +51,27 @@ pub(super) struct Segment {
     file: RwLock<Option<Arc<dyn File>>>,
 }
 
-/// Frames in the order of their positions, in pieces of one frame or of one received run.
-#[derive(Default)]
-struct Memory {
-    pieces: Vec<(Lsn, Bytes)>,
-}
-
 /// Shortest piece of memory that counts as a stretch: one for each of the small ones would be more
 /// than their bytes are worth.
 const STRETCH_LEN_MIN: usize = 64 << 10;
 
-impl Memory {
-    /// The piece that begins at or before `lsn`.
-    fn piece(&self, lsn: Lsn) -> Option<&(Lsn, Bytes)> {
-        let after = self.pieces.partition_point(|(start, _)| *start <= lsn);
-        self.pieces.get(after.checked_sub(1)?)
-    }
-}
-
 impl Segment {
     /// The active segment, so far empty.
     pub(super) fn active(header: SegmentHeader) -> Self {
-        let end = AtomicU64::new(header.base().0);
+        let base = header.base();
+        Self::active_behind(header, base)
+    }
+
+    /// The active segment, whose frames before `from` are durable in its file.
+    pub(super) fn active_behind(header: SegmentHeader, from: Lsn) -> Self {
+        let memory = Memory {
+            pieces: Vec::new(),
+            held_from: from,
+        };
         Self {
             header,
-            end,
-            memory: RwLock::new(Some(Memory::default())),
+            end: AtomicU64::new(from.0),
+            memory: RwLock::new(Some(memory)),
             map: Mapped::default(),
             file: RwLock::new(None),
         }
@@ -114,8 +115,100 @@ impl Segment {
         self.end.store(end.0, Ordering::Release);
     }
 
+    /// Whether it is active, or was until a moment ago.
     pub(super) fn in_memory(&self) -> bool {
         self.memory.read().is_some()
+    }
+
+    /// Whether the byte at `lsn` is in memory, and in no map.
+    pub(super) fn holds(&self, lsn: Lsn) -> bool {
+        let memory = self.memory.read();
+        memory
+            .as_ref()
+            .is_some_and(|memory| memory.held_from <= lsn)
+    }
+
+    /// Whether the byte at `lsn` is in memory, or in a map.
+    fn has_mapped(&self, lsn: Lsn) -> bool {
+        match &*self.memory.read() {
+            Some(memory) => memory.piece(lsn).is_some(),
+            None => self.map.is_there(),
+        }
+    }
+
+    /// Maps what is left to the file of the active segment and is in no map yet.
+    pub(super) fn map_left(&self, fs: &dyn Fs) -> Result<()> {
+        let base = self.header.base();
+        let held_from = match &*self.memory.read() {
+            Some(memory) if memory.piece(base).is_none() => memory.held_from,
+            _ => return Ok(()),
+        };
+        let map = self.map_part(fs, LsnRange::new(base, held_from), MapPages::WhenRead)?;
+        if let Some(memory) = &mut *self.memory.write()
+            && !map.is_empty()
+        {
+            memory.pieces.insert(0, (base, map));
+        }
+        Ok(())
+    }
+
+    /// Leaves a part of what is in memory to the file, in which all before `durable` lies, as soon
+    /// as that is enough to be worth it; also by a map, if it is `mapped`. Answers whether it did.
+    pub(super) fn leave_to_file(&self, fs: &dyn Fs, durable: Lsn, mapped: bool) -> Result<bool> {
+        let range = self.range();
+        let (from, to) = match &*self.memory.read() {
+            Some(memory) => {
+                let len = kept_len(self.header.segment_size);
+                let to = memory.held_from.advance(len);
+                if durable.min(range.end) < to.advance(len) {
+                    return Ok(false);
+                }
+                (memory.held_from, memory.frame_at(to))
+            }
+            None => return Ok(false),
+        };
+        if to <= from {
+            return Ok(false);
+        }
+        let map = match mapped {
+            true => Some(self.map_part(fs, LsnRange::new(from, to), MapPages::Now)?),
+            false => None,
+        };
+        if let Some(memory) = &mut *self.memory.write() {
+            memory.leave(to, map);
+        }
+        Ok(true)
+    }
+
+    fn map_part(&self, fs: &dyn Fs, range: LsnRange, pages: MapPages) -> Result<Bytes> {
+        let offset = SEGMENT_HEADER_LEN + range.start.bytes_since(self.header.base());
+        let file = self.opened(fs)?;
+        file.map_part(offset, to_usize(range.len_bytes()), pages)
+            .map_err(|error| self.unread(fs, error))
+    }
+
+    /// Number of its frames, by the lengths that they announce.
+    pub(super) fn count_frames(&self, fs: &dyn Fs) -> Result<u64> {
+        const PIECE_LEN: usize = 1 << 20;
+        let range = self.range();
+        let (mut at, mut frames) = (range.start, 0);
+        while at < range.end {
+            let len_max = to_usize(range.end.bytes_since(at));
+            let piece = |len: usize| match self.holds(at) {
+                true => self.read(fs, at, len),
+                false => self.read_file(fs, at, len),
+            };
+            let mut bytes = piece(PIECE_LEN.min(len_max))?;
+            let mut whole = whole_frames(&bytes);
+            if whole == 0 {
+                let len = FrameHeader::announced_len(&bytes).unwrap_or(len_max);
+                bytes = piece(len.min(len_max))?;
+                whole = bytes.len();
+            }
+            frames += count_frames(bytes.get(..whole).unwrap_or_default());
+            at = at.advance(whole as u64);
+        }
+        Ok(frames)
     }
 
     /// Brings a sealed segment's pages into the cache and then drops the copy in memory.
@@ -138,6 +231,9 @@ impl Segment {
         }
         if let Some(bytes) = self.read_memory(lsn, len_max) {
             return Ok(bytes);
+        }
+        if self.in_memory() {
+            return self.read_file(fs, lsn, len_max);
         }
         let map = self.mapped(fs, MapPages::WhenRead)?;
         let offset = to_usize(SEGMENT_HEADER_LEN + lsn.bytes_since(range.start));
@@ -163,6 +259,11 @@ impl Segment {
         if let Some(bytes) = self.read_memory(lsn, len_max) {
             return Ok(bytes);
         }
+        self.read_file(fs, lsn, len_max)
+    }
+
+    fn read_file(&self, fs: &dyn Fs, lsn: Lsn, len_max: usize) -> Result<Bytes> {
+        let range = self.range();
         let len = to_usize(range.end.bytes_since(lsn)).min(len_max);
         let offset = SEGMENT_HEADER_LEN + lsn.bytes_since(range.start);
         let mut bytes = vec![0; len];
@@ -177,13 +278,20 @@ impl Segment {
         Ok(bytes.into())
     }
 
-    /// Bytes from `lsn` on, which is in this segment, if it is in memory, as far as one piece goes.
+    /// Bytes from `lsn` on, which is in this segment, if they are in memory or in a map of a part,
+    /// as far as one piece goes.
     pub(super) fn read_memory(&self, lsn: Lsn, len_max: usize) -> Option<Bytes> {
         let memory = self.memory.read();
-        let Some((start, bytes)) = memory.as_ref()?.piece(lsn) else {
-            panic!("{lsn} of {} is in no piece", self.range());
+        let memory = memory.as_ref()?;
+        let Some((start, bytes)) = memory.piece(lsn) else {
+            let (range, held_from) = (self.range(), memory.held_from);
+            assert!(
+                lsn < held_from,
+                "{lsn} of {range}, held from {held_from}, is in no piece"
+            );
+            return None;
         };
-        let offset = to_usize(lsn.bytes_since(*start));
+        let offset = to_usize(lsn.bytes_since(start));
         Some(bytes.slice(offset..bytes.len().min(offset.saturating_add(len_max))))
     }
 
@@ -231,10 +339,17 @@ impl Segment {
 
     /// All bytes below `end`, in one piece.
     pub(super) fn read_whole(&self, fs: &dyn Fs, end: Lsn) -> Result<Bytes> {
+        self.read_between(fs, self.range().start, end)
+    }
+
+    /// The bytes of `[at, end)`, in one piece.
+    pub(super) fn read_between(&self, fs: &dyn Fs, mut at: Lsn, end: Lsn) -> Result<Bytes> {
         let range = self.range();
-        assert!(end <= range.end, "{end} is behind {range}");
-        let mut whole = bytes::BytesMut::new();
-        let mut at = range.start;
+        assert!(
+            range.start <= at && at <= end && end <= range.end,
+            "[{at}, {end}) is not in {range}"
+        );
+        let mut whole = bytes::BytesMut::with_capacity(to_usize(end.bytes_since(at)));
         while at < end {
             let bytes = self.read(fs, at, to_usize(end.bytes_since(at)))?;
             at = at.advance(bytes.len() as u64);
@@ -264,8 +379,8 @@ impl Segment {
         if let Some(memory) = &*self.memory.read() {
             let (start, bytes) = memory.piece(lsn)?;
             let end = start.advance(bytes.len() as u64);
-            return (bytes.len() >= STRETCH_LEN_MIN && lsn < end).then(|| Stretch {
-                range: LsnRange::new(*start, end),
+            return (bytes.len() >= STRETCH_LEN_MIN).then(|| Stretch {
+                range: LsnRange::new(start, end),
                 bytes: bytes.clone(),
                 offset: 0,
                 sparse: None,
@@ -354,10 +469,10 @@ impl Piece {
         }
     }
 
-    /// Whether it is in memory, or mapped.
-    pub(super) fn is_mapped(&self) -> bool {
+    /// Whether the byte at `lsn`, which is in it, is in memory or mapped.
+    pub(super) fn has_mapped(&self, lsn: Lsn) -> bool {
         match self {
-            Self::Whole(segment) => segment.in_memory() || segment.map.is_there(),
+            Self::Whole(segment) => segment.has_mapped(lsn),
             Self::Sparse(sparse) => sparse.is_mapped(),
         }
     }

@@ -9,7 +9,7 @@ use super::manifest::TailLost;
 use super::recovery::{self, Facts, Missing, Peer, Plan};
 use super::segment::{DIR, Segment, file_name};
 use super::survey::{Survey, Whole};
-use super::walk::{count_frames, written_len};
+use super::walk::written_len;
 use super::writer::Active;
 use super::{Log, LogState, open::ASIDE};
 use crate::error::{Error, Result};
@@ -99,9 +99,7 @@ impl Log {
             } else {
                 self.replace_last(&segment)?
             };
-            let range = segment.range();
-            let frames = segment.read_whole(&*self.fs, range.end)?;
-            let frames = count_frames(&frames);
+            let frames = segment.count_frames(&*self.fs)?;
             writer.active = Some(Active {
                 segment,
                 blocks,
@@ -241,7 +239,7 @@ impl Log {
                 Error::io(format_args!("write {name} again"), error)
             })
         })?;
-        self.blocks_at(segment, &frames)
+        self.blocks_at(segment)
     }
 }
 

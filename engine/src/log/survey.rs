@@ -18,7 +18,7 @@ use crate::format::{
     SEGMENT_FOOTER_LEN, SEGMENT_HEADER_LEN, SegmentFault, SegmentFooter, SegmentHeader,
     SparseHeader, to_usize,
 };
-use crate::fs::{Access, Fs, zeroed};
+use crate::fs::{Access, File, Fs, zeroed};
 
 /// What must be known of a directory before its segments can be read.
 #[derive(Clone, Debug)]
@@ -45,7 +45,9 @@ pub(super) struct Whole {
 #[derive(Clone, Debug)]
 pub(super) struct Last {
     pub(super) header: SegmentHeader,
-    /// Its frames up to X.
+    /// Where the frames begin that were read: at its base, or at the replay point.
+    pub(super) from: Lsn,
+    /// Its frames from there up to X.
     pub(super) frames: Bytes,
     /// Whether the file may be written in place: it was never sealed, and its header holds.
     pub(super) in_place: bool,
@@ -59,7 +61,7 @@ pub(super) struct Survey {
     pub(super) last: Option<Last>,
     /// The chain at X, the end of the last frame before which all holds.
     pub(super) end: Chain,
-    /// Where each frame of the last segment ends, up to X.
+    /// Where each frame of the last segment that was read ends, up to X.
     pub(super) ends: Vec<Position>,
     /// The epochs that begin below X.
     pub(super) epochs: Vec<EpochRecord>,
@@ -105,6 +107,27 @@ pub(super) fn survey(
         }
     }
     Ok(survey.finish())
+}
+
+/// Where the zeros begin with which the part of a file from `start` to `len` ends.
+fn written_to(file: &dyn File, start: usize, len: usize) -> std::io::Result<usize> {
+    const PIECE_LEN: usize = 1 << 20;
+    let mut piece = vec![0; PIECE_LEN.min(len)];
+    let mut written = len;
+    while written > start {
+        let from = written.saturating_sub(PIECE_LEN).max(start);
+        let piece = piece.get_mut(..written - from).unwrap_or_default();
+        let read = file.read_at(from as u64, piece)?;
+        if read < piece.len() {
+            break;
+        }
+        let len = written_len(piece);
+        written = from + len;
+        if len > 0 {
+            break;
+        }
+    }
+    Ok(written)
 }
 
 impl Survey {
@@ -212,6 +235,9 @@ impl<'a> Surveyor<'a> {
     fn segment(&mut self, ordinal: u64) -> Result<()> {
         let name = file_name(ordinal);
         let later_used = self.is_used_behind(ordinal);
+        if !later_used && self.read_behind_replay(ordinal, &name)? {
+            return Ok(());
+        }
         let (bytes, written) = match self.read(&name) {
             Ok(read) => read,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -428,6 +454,7 @@ impl<'a> Surveyor<'a> {
                 let len = to_usize(chain.lsn.bytes_since(base));
                 self.found.last = Some(Last {
                     header,
+                    from: base,
                     frames: room.slice(..len.min(room.len())),
                     in_place: !sealed && sound,
                 });
@@ -541,21 +568,10 @@ impl<'a> Surveyor<'a> {
     /// kept: memory that nobody touches costs nothing, and most of a running or prepared segment is
     /// such zeros.
     fn read(&self, name: &str) -> std::io::Result<(Bytes, usize)> {
-        const PIECE_LEN: usize = 1 << 20;
         const LARGE_LEN: usize = 4 << 20;
         let file = self.fs.open(name, Access::Read)?;
         let len = to_usize(file.len_bytes()?);
-        let mut piece = vec![0; PIECE_LEN.min(len)];
-        let mut written = len;
-        while written > 0 {
-            let start = written.saturating_sub(PIECE_LEN);
-            let piece = piece.get_mut(..written - start).unwrap_or_default();
-            let read = file.read_at(start as u64, piece)?;
-            if read < piece.len() || written_len(piece) > 0 {
-                break;
-            }
-            written = start;
-        }
+        let written = written_to(&*file, 0, len)?;
         let fill = |bytes: &mut [u8]| file.read_at(0, bytes.get_mut(..written).unwrap_or_default());
         let (mut bytes, read) = if len < LARGE_LEN {
             let mut memory = vec![0; len];

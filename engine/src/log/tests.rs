@@ -1,6 +1,7 @@
 mod check;
 mod full;
 mod golden;
+mod left;
 mod mend;
 mod overlap;
 mod recover;

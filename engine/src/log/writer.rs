@@ -343,10 +343,11 @@ impl Log {
     }
 
     /// Goes on behind `frames`, all that the segment's file holds.
-    pub(super) fn blocks_at(&self, segment: &Segment, frames: &Bytes) -> Result<BlockWriter> {
-        let head = frames.len() % BLOCK_LEN;
-        let offset = SEGMENT_HEADER_LEN + (frames.len() - head) as u64;
-        let head = frames.slice(frames.len() - head..);
+    pub(super) fn blocks_at(&self, segment: &Segment) -> Result<BlockWriter> {
+        let range = segment.range();
+        let head_len = range.len_bytes() % BLOCK_LEN as u64;
+        let offset = SEGMENT_HEADER_LEN + range.len_bytes() - head_len;
+        let head = segment.read_between(&*self.fs, Lsn(range.end.0 - head_len), range.end)?;
         let file = self.open_for_writing(segment.header.ordinal)?;
         Ok(BlockWriter::new(file, offset, &head))
     }

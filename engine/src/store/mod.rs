@@ -260,6 +260,13 @@ impl Store {
     /// # Errors
     /// `Poisoned`, `DiskFull`, `Io` when the last bytes cannot be made durable.
     pub fn close(&self) -> Result<()> {
+        // Before the log's last frame, which then is the proof, at the next start, that what lies
+        // before it need not be read.
+        if !self.log().is_read_only()
+            && let Err(error) = self.shared.upkeep.flush_all()
+        {
+            tracing::warn!(%error, "the index could not be written out");
+        }
         self.log().close()?;
         if self.log().is_read_only() {
             return Ok(());

@@ -169,7 +169,14 @@ impl Upkeep {
 
     /// Ends for good: writes out all that may be, and leaves no file that is not used.
     pub(super) fn close(&self) -> Result<()> {
-        let flushed = self.flush_all();
+        let index = self.state.index();
+        let all_written = index.memtable_len() == 0 && index.frozen().next().is_none();
+        drop(index);
+        let flushed = if all_written {
+            Ok(())
+        } else {
+            self.flush_all()
+        };
         let log = self.log.upgrade();
         let mut work = self.work.lock();
         work.give_up(log.as_deref());

@@ -4,13 +4,16 @@
 //! Damage there is found by who reads it, by a scrub and by `check`; opening stays quick however
 //! long the log is.
 
-use super::{Surveyor, Whole};
+use super::{Last, Surveyor, Whole, written_to};
+use bytes::Bytes;
+
 use crate::error::Result;
 use crate::format::{
     ChainRecord, EpochId, Position, SEGMENT_FOOTER_LEN, SegmentFooter, SegmentHeader, to_usize,
 };
 use crate::fs::Access;
 use crate::log::segment::file_name;
+use crate::log::walk::{offset_in_file, walk};
 
 impl Surveyor<'_> {
     /// Takes up the segments below the one that holds the replay point as their headers and footers
@@ -52,6 +55,71 @@ impl Surveyor<'_> {
         self.found.ends = vec![chain.position()];
         self.before = Some(chain);
         Ok(first)
+    }
+
+    /// Reads the last segment from the replay point on, if that lies in it, and takes it up if the
+    /// frames there hold, go on from what the replay point says, and nothing is behind them. `false`
+    /// where it must be read whole to tell what is there.
+    ///
+    /// The first of these frames is the proof that the log holds what the replay point says: it was
+    /// formed by one who continued just that.
+    pub(super) fn read_behind_replay(&mut self, ordinal: u64, name: &str) -> Result<bool> {
+        let Some(replay) = self.replay else {
+            return Ok(false);
+        };
+        let start = replay.chain(self.known.cluster);
+        let header = self.found.headers.get(&ordinal).cloned();
+        let header = header.filter(|header| {
+            self.before == Some(header.chain()) && header.base() < start.lsn && self.knows(replay)
+        });
+        let Some(header) = header.filter(|_| self.holding) else {
+            return Ok(false);
+        };
+        let size = to_usize(self.known.segment_size);
+        let from = to_usize(offset_in_file(start.lsn, header.base()));
+        let footer_at = size - to_usize(SEGMENT_FOOTER_LEN);
+        let read = || {
+            let file = self.fs.open(name, Access::Read)?;
+            if file.len_bytes()? != size as u64 || from >= footer_at {
+                return Ok(None);
+            }
+            let written = written_to(&*file, from, size)?;
+            // With the zeros behind, of which the last frame may have some; untouched ones cost
+            // nothing.
+            let mut bytes = vec![0; footer_at - from];
+            let Some(found) = bytes.get_mut(..written - from) else {
+                return Ok(None);
+            };
+            let read = file.read_at(from as u64, found)?;
+            Ok((read == written - from).then_some(bytes))
+        };
+        let Some(bytes) = read().map_err(|error| self.reading(name, error))? else {
+            return Ok(false);
+        };
+        let bytes = Bytes::from(bytes);
+        let mut epochs = self.epochs.clone();
+        let walked = walk(start, &bytes, &mut epochs);
+        if walked.ends.is_empty() || !walked.holes.is_empty() {
+            return Ok(false);
+        }
+        self.epochs = epochs;
+        let vouched = walked.vouched.max(header.base());
+        let len = to_usize(walked.chain.lsn.bytes_since(start.lsn));
+        self.found.vouched = self.found.vouched.max(vouched);
+        self.found.replay_holds = true;
+        self.found.end = walked.chain;
+        self.found.ends = vec![start.position()];
+        self.found.ends.extend(walked.ends);
+        self.found.epochs.extend(walked.epochs);
+        self.found.last = Some(Last {
+            header,
+            from: start.lsn,
+            frames: bytes.slice(..len),
+            in_place: true,
+        });
+        self.before = Some(walked.last);
+        self.holding = false;
+        Ok(true)
     }
 
     /// Whether the manifest names the epoch in which `record` stands: one that does not is an older
