@@ -45,9 +45,10 @@ impl OsFs {
         }
     }
 
-    fn opened(&self, file: StdFile) -> Arc<dyn File> {
+    fn opened(&self, name: &str, file: StdFile) -> Arc<dyn File> {
         let room = self.room.clone();
-        Arc::new(OsFile { file, room })
+        let name = name.to_owned();
+        Arc::new(OsFile { file, name, room })
     }
 
     fn open_with(
@@ -76,7 +77,7 @@ impl Fs for OsFs {
             options.read(true).write(true).create_new(true),
             OFlags::empty(),
         )?;
-        Ok(self.opened(file))
+        Ok(self.opened(name, file))
     }
 
     fn open(&self, name: &str, access: Access) -> io::Result<Arc<dyn File>> {
@@ -94,7 +95,7 @@ impl Fs for OsFs {
             }
             error
         })?;
-        Ok(self.opened(file))
+        Ok(self.opened(name, file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -183,6 +184,7 @@ impl Fs for OsFs {
 #[derive(Debug)]
 struct OsFile {
     file: StdFile,
+    name: String,
     room: Arc<Room>,
 }
 
@@ -240,11 +242,16 @@ impl File for OsFile {
 
     fn map(&self, pages: MapPages) -> io::Result<Bytes> {
         // Where not all fits into memory, the pages around one would push out others.
-        let around = self.room.fits();
+        let around = self.room.has_for(&self.name);
         map::map(&self.file, pages, around)
     }
 
     fn map_part(&self, offset: u64, len: usize, pages: MapPages) -> io::Result<Bytes> {
-        map::map_part(&self.file, (offset, len), pages, self.room.fits())
+        map::map_part(
+            &self.file,
+            (offset, len),
+            pages,
+            self.room.has_for(&self.name),
+        )
     }
 }

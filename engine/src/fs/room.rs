@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Room {
     root: PathBuf,
-    fits: AtomicBool,
+    all_fit: AtomicBool,
+    index_fits: AtomicBool,
     asked: AtomicU64,
 }
 
@@ -17,26 +18,36 @@ pub(super) struct Room {
 const LOOK_EVERY: u64 = 64;
 /// The files may take this part of the memory.
 const PARTS: u64 = 2;
+/// And those of the index alone this one. Each key that is looked for reads some of their pages, so
+/// that they stay where they are, whatever else is read.
+const INDEX_PARTS: u64 = 3;
+/// Where the index is.
+const INDEX: &str = "index";
 
 impl Room {
     pub(super) const fn new(root: PathBuf) -> Self {
         Self {
             root,
-            fits: AtomicBool::new(true),
+            all_fit: AtomicBool::new(true),
+            index_fits: AtomicBool::new(true),
             asked: AtomicU64::new(0),
         }
     }
 
-    /// Whether all files of the directory together fit into half of the memory.
-    pub(super) fn fits(&self) -> bool {
+    /// Whether the file `name` may be read with what lies around: all files of the directory fit
+    /// into half of the memory, or it is the index's, and that fits into a third.
+    pub(super) fn has_for(&self, name: &str) -> bool {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         if asked.is_power_of_two() || asked.is_multiple_of(LOOK_EVERY) {
-            let files = len_of_files(&self.root, 2);
             let memory = memory_bytes();
-            let fits = memory.is_none_or(|memory| files <= memory / PARTS);
-            self.fits.store(fits, Ordering::Relaxed);
+            let fit = |len, parts| memory.is_none_or(|memory| len <= memory / parts);
+            let all = fit(len_of_files(&self.root, 2), PARTS);
+            let index = fit(len_of_files(&self.root.join(INDEX), 1), INDEX_PARTS);
+            self.all_fit.store(all, Ordering::Relaxed);
+            self.index_fits.store(index, Ordering::Relaxed);
         }
-        self.fits.load(Ordering::Relaxed)
+        let is_index = Path::new(name).starts_with(INDEX);
+        self.all_fit.load(Ordering::Relaxed) || is_index && self.index_fits.load(Ordering::Relaxed)
     }
 }
 
@@ -96,18 +107,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_fits_until_it_is_larger_than_half_of_the_memory() {
+    fn there_is_room_until_files_are_larger_than_their_part_of_the_memory() {
         let dir = tempfile::tempdir().unwrap();
         let room = Room::new(dir.path().to_owned());
-        assert!(room.fits());
+        let has_for = || (room.has_for("log/1"), room.has_for("index/1"));
+        assert_eq!(has_for(), (true, true));
         let memory = memory_bytes().unwrap();
-        fs::create_dir(dir.path().join("log")).unwrap();
-        let file = fs::File::create(dir.path().join("log/large")).unwrap();
-        // A file of holes, of which nothing is on the disk.
-        file.set_len(memory / 2 + 1).unwrap();
-        assert!(!room.fits(), "{memory} bytes of memory");
-        file.set_len(0).unwrap();
-        assert!(room.fits());
+        let made = |name: &str| {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::File::create(dir.path().join(name).join("large")).unwrap()
+        };
+        let (log, index) = (made("log"), made("index"));
+        let look = || {
+            for _ in 0..LOOK_EVERY {
+                let _ = room.has_for("log/1");
+            }
+            has_for()
+        };
+        // Files of holes, of which nothing is on the disk.
+        log.set_len(memory / 2 + 1).unwrap();
+        assert_eq!(look(), (false, true), "{memory} bytes of memory");
+        index.set_len(memory / 3 + 1).unwrap();
+        assert_eq!(look(), (false, false));
+        log.set_len(0).unwrap();
+        assert_eq!(look(), (true, true));
     }
 
     #[test]
