@@ -20,6 +20,11 @@ const LINES_AHEAD: usize = 4;
 /// Records no further apart are asked of the disk as one.
 const CLOSE: usize = 16 << 10;
 
+/// Bytes that are asked of the disk beyond a portion whose records lie one behind the other: so
+/// many at first, and twice as many each time, as long as those that follow do too.
+const AHEAD_LEN_MIN: usize = 32 << 10;
+const AHEAD_LEN_MAX: usize = 1 << 20;
+
 fn ask(together: Option<(&Stretch, Range<usize>)>) {
     if let Some((stretch, range)) = together {
         will_need(stretch.bytes.get(range).unwrap_or_default());
@@ -37,6 +42,8 @@ pub(crate) struct RecordPlaces {
     /// The segment in memory that was come by last.
     in_memory: Option<Arc<Segment>>,
     places: Vec<Place>,
+    /// Bytes that were asked for beyond the last portion.
+    ahead_len: usize,
 }
 
 /// Bytes of the log that lie together: the map of a sealed or a sparse segment, or a large piece of
@@ -88,13 +95,14 @@ impl RecordPlaces {
     }
 
     /// Begins to read all of them from the disk at once, where the last one found is not in memory.
-    fn ask_disk(&self) {
+    fn ask_disk(&mut self) {
         let in_maps = || self.places.iter().filter_map(|place| self.mapped(place));
         if in_maps().next_back().is_none_or(is_resident) {
             return;
         }
         // In the order of a portion, those that lie close together come one behind the other.
         let mut together: Option<(&Stretch, Range<usize>)> = None;
+        let mut in_order = self.places.len() > 1;
         for place in &self.places {
             let Place::In {
                 stretch,
@@ -116,9 +124,17 @@ impl RecordPlaces {
                     range.end = range.end.max(*end);
                 }
                 _ => {
+                    in_order &= together.is_none();
                     ask(together.replace((stretch, *start..*end)));
                 }
             }
+        }
+        self.ahead_len = match in_order {
+            true => (2 * self.ahead_len).clamp(AHEAD_LEN_MIN, AHEAD_LEN_MAX),
+            false => 0,
+        };
+        if let Some((stretch, range)) = &mut together {
+            range.end = stretch.bytes.len().min(range.end + self.ahead_len);
         }
         ask(together);
     }
