@@ -188,6 +188,9 @@ impl Segment {
     }
 
     /// Number of its frames, by the lengths that they announce.
+    ///
+    /// # Errors
+    /// `Corrupt` when they do not go on to its end, `Io`.
     pub(super) fn count_frames(&self, fs: &dyn Fs) -> Result<u64> {
         const PIECE_LEN: usize = 1 << 20;
         let range = self.range();
@@ -201,8 +204,13 @@ impl Segment {
             let mut bytes = piece(PIECE_LEN.min(len_max))?;
             let mut whole = whole_frames(&bytes);
             if whole == 0 {
-                let len = FrameHeader::announced_len(&bytes).unwrap_or(len_max);
-                bytes = piece(len.min(len_max))?;
+                let len = FrameHeader::announced_len(&bytes);
+                let Some(len) = len.filter(|len| *len <= len_max) else {
+                    let (name, hint) = (file_name(self.header.ordinal), damage_hint(&fs.place()));
+                    let message = format!("{}/{name}: no frame begins at {at}; {hint}", fs.place());
+                    return Err(Error::new(ErrorKind::Corrupt, message));
+                };
+                bytes = piece(len)?;
                 whole = bytes.len();
             }
             frames += count_frames(bytes.get(..whole).unwrap_or_default());

@@ -383,10 +383,14 @@ impl Log {
         } else {
             range.start.advance(block - SEGMENT_HEADER_LEN)
         };
+        // In whole blocks but for the last one: what is left of a block is written as zeros until
+        // the rest follows, and a crash in between would find them in the place of frames.
+        const PIECE_LEN: u64 = 1 << 20;
         while at < range.end {
-            let bytes = segment.read(&*self.fs, at, 1 << 20)?;
+            let to = Lsn(at.advance(PIECE_LEN).0.min(range.end.0));
+            let bytes = segment.read_between(&*self.fs, at, to)?;
             blocks.append([&*bytes]).map_err(poisoning)?;
-            at = at.advance(bytes.len() as u64);
+            at = to;
         }
         pass(Point::TailRewritten);
         blocks.sync().map_err(poisoning)?;
