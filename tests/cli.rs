@@ -116,6 +116,47 @@ fn a_command_line_that_cannot_be_meant_ends_with_2() {
 }
 
 #[test]
+fn a_node_with_a_peer_is_not_made_before_it_is_said_how_much_may_be_lost() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("a");
+    let init = |rest: &[&str]| {
+        let dir = dir.to_str().unwrap();
+        run(&[&["init", "--dir", dir, "--name", "a", "--peer", "b"], rest].concat())
+    };
+    for (rest, why) in [
+        (&[][..], "how much may be lost"),
+        (&["--commits", "5"], "--policy bounded"),
+        (&["--policy", "bounded"], "--commits, --bytes or --time"),
+        (&["--policy", "sync", "--commits", "5"], "bounded"),
+        (&["--policy", "async", "--lease", "3s"], "no lease"),
+        (&["--policy", "sync", "--lease", "1s"], "2s or more"),
+        (&["--policy", "some"], "possible values"),
+    ] {
+        let output = init(rest);
+        assert_eq!(
+            output.status.code(),
+            Some(2),
+            "{rest:?}: {}",
+            stderr(&output)
+        );
+        assert!(
+            stderr(&output).contains(why),
+            "{rest:?}: {}",
+            stderr(&output)
+        );
+        assert!(!dir.exists(), "{rest:?} left something behind");
+    }
+    let bounded = "--policy bounded --commits 5 --time 50ms --lease 2s --action refuse";
+    let output = init(&bounded.split(' ').collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).contains("OFF until"), "{}", stdout(&output));
+    let config = fs::read_to_string(dir.join("node.toml")).unwrap();
+    for said in ["\"bounded\"", "commits = 5", "\"50ms\"", "\"2s\"", "refuse"] {
+        assert!(config.contains(said), "{said}: {config}");
+    }
+}
+
+#[test]
 fn errors_say_what_why_and_what_next() {
     let output = run(&[
         "bench",

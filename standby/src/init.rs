@@ -135,7 +135,13 @@ impl NodeConfig {
             policy: new.policy,
             tuning: Tuning::default(),
         };
-        config.validate().map_err(|what| usage(&what))?;
+        config.validate().map_err(|what| {
+            let error = usage(&what);
+            if config.peer.is_some() && config.policy.is_none() {
+                return error.hint("--policy bounded --commits 200 --time 500ms, say");
+            }
+            error
+        })?;
         Ok(config)
     }
 }

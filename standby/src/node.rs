@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::{LogState, Store};
-use outlast_proto::{Action, Policy, Protection};
+use outlast_proto::{Action, Protection};
 use outlast_shipper::drive::{Gatekeeper, SessionEnd, boot_time};
 use outlast_shipper::{Endpoint, Identity, NetThread, Peer, Peers};
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 pub(crate) use self::net::nonce;
 pub use self::promote::promote_offline;
 use self::state::{PeerView, lag_sampler};
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, Policy};
 use crate::control::protocol::FailureKind;
 use crate::control::server::ControlServer;
 use crate::dir::NodeDir;
@@ -49,6 +49,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     /// What may be answered, while this node is the primary.
     gatekeeper: Arc<Gatekeeper>,
+    /// What is to be promised once the standby has nearly all, where no record says so yet.
+    wish: Mutex<Option<Policy>>,
     identity: Identity,
     /// Whom this node trusts, as the file last said.
     peers: Mutex<Peers>,
@@ -111,6 +113,7 @@ impl Node {
             config,
             store,
             gatekeeper,
+            wish: Mutex::new(None),
             identity,
             peers: Mutex::new(peers),
             follower: Mutex::new(None),
@@ -190,7 +193,12 @@ impl Node {
     ///
     /// # Errors
     /// Refused unless this node is a primary with a standby, and for a promise that cannot be kept.
-    pub fn set_policy(&self, policy: Policy, action: Action, note: &str) -> Result<Protection> {
+    pub fn set_policy(
+        &self,
+        policy: outlast_proto::Policy,
+        action: Action,
+        note: &str,
+    ) -> Result<Protection> {
         self.inner.set_policy(policy, action, note)
     }
 
@@ -304,15 +312,6 @@ impl Inner {
     fn peer(&self) -> Option<Peer> {
         let name = self.config.peer.as_ref()?;
         self.peers.lock().by_name(name).next().cloned()
-    }
-
-    /// Writes down the policy that the cluster begins with.
-    fn note_policy(&self) -> Result<()> {
-        let members = self.peer().iter().map(|peer| peer.node).collect();
-        let note = "the policy that the cluster was made with".to_owned();
-        let record = outlast_engine::format::ProtectionRecord::unbounded(members, note);
-        self.store.append_protection(&record)?;
-        Ok(())
     }
 
     fn protocol(&self) -> outlast_proto::Config {

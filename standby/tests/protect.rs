@@ -5,13 +5,13 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use outlast_standby::Node;
 use outlast_standby::certificate::{AcceptedLoss, Fencing, Outcome, PromoteOptions};
 use outlast_standby::engine::{
     Batch, CommitError, CommitOptions, ErrorKind, Level, ProtectionMark, Receipt,
 };
 use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy, Standing};
 use outlast_standby::status::{ProtectionState, Role};
+use outlast_standby::{Node, NodeDir};
 
 use support::{Pair, keys, options, put, until, until_promotable};
 
@@ -171,6 +171,76 @@ fn a_restart_goes_on_with_the_bound_and_a_promotion_begins_without() {
     assert_eq!(b.promote(&options()).unwrap().outcome, Outcome::Promoted);
     put(&b, "alone", Level::Local).unwrap();
     assert_eq!(state(&b), ProtectionState::Off);
+}
+
+const SYNC: &str = "policy = { name = \"sync\", lease = \"500ms\" }";
+
+#[test]
+fn a_cluster_made_with_a_bound_begins_without_and_promises_once_the_standby_has_nearly_all() {
+    let pair = Pair::new();
+    pair.tune("policy = \"async\"", SYNC);
+    let a = pair.start("a");
+    put(&a, "alone", Level::Local).unwrap();
+    let status = a.status();
+    assert_eq!(status.policy, "sync");
+    assert_eq!(status.protection.unwrap().state, ProtectionState::Off);
+    let loud = |warning: &String| warning.contains("PROTECTION OFF");
+    assert!(status.warnings.iter().any(loud), "{:?}", status.warnings);
+    let written = a.store().protections();
+    assert_eq!(written.len(), 1, "{written:?}");
+    let b = pair.start("b");
+    until("it is kept", || state(&a) == ProtectionState::Protected);
+    put(&a, "both", Level::Applied).unwrap();
+    let dry_run = PromoteOptions {
+        dry_run: true,
+        ..options()
+    };
+    let bound = b.promote(&dry_run).unwrap().bound;
+    assert_eq!(bound.known().unwrap().commits, Some(0));
+    assert!(!a.status().warnings.iter().any(loud));
+}
+
+#[test]
+fn a_bound_waits_for_a_standby_that_is_not_known_yet() {
+    let pair = Pair::new();
+    pair.tune("policy = \"async\"", SYNC);
+    let peers = NodeDir::new(pair.path("a")).peers();
+    let trusted = std::fs::read(&peers).unwrap();
+    std::fs::remove_file(&peers).unwrap();
+    let a = pair.start("a");
+    put(&a, "alone", Level::Local).unwrap();
+    assert_eq!(a.store().protections(), []);
+    assert_eq!(a.status().policy, "sync");
+    // A restart forgets no wish.
+    a.stop().unwrap();
+    let (a, _b) = (pair.start("a"), pair.start("b"));
+    std::fs::write(&peers, trusted).unwrap();
+    until("it is kept", || {
+        let status = a.status();
+        let protection = status.protection.filter(|_| status.role == Role::Primary);
+        protection.is_some_and(|it| it.state == ProtectionState::Protected)
+    });
+}
+
+#[test]
+fn going_on_alone_begins_without_a_bound_and_the_old_one_comes_back_with_the_standby() {
+    let (pair, a, b) = Pair::met();
+    a.set_policy(at_most(0), Action::Refuse, "test").unwrap();
+    put(&a, "one", Level::Local).unwrap();
+    b.stop().unwrap();
+    a.stop().unwrap();
+    let a = pair.start("a");
+    until("it waits", || a.status().role == Role::WaitingForPeer);
+    a.resume_alone("the standby's building burns").unwrap();
+    assert_eq!(state(&a), ProtectionState::Off);
+    put(&a, "alone", Level::Local).unwrap();
+    let _b = pair.start("b");
+    until("it is kept", || state(&a) == ProtectionState::Protected);
+    let protection = a.status().protection.unwrap();
+    assert_eq!(
+        (protection.bound_commits, protection.refuses),
+        (Some(0), true)
+    );
 }
 
 #[test]

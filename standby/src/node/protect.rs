@@ -14,7 +14,7 @@ use outlast_shipper::drive::{boot_time, why_held};
 
 use super::state::as_ms;
 use super::{Inner, usage};
-use crate::config::NodeConfig;
+use crate::config::{self, NodeConfig};
 use crate::control::protocol::FailureKind;
 use crate::error::{Error, Result};
 use crate::status::{ProtectionState, ProtectionStatus, Role};
@@ -28,7 +28,39 @@ impl Inner {
     /// An epoch of this node is about to begin: its gate goes on with what stands, or with nothing.
     pub(super) fn guard(&self, reason: EpochReason) {
         let members = self.peer().iter().map(|peer| peer.node).collect();
+        let wish = self.wished(reason);
+        *self.wish.lock() = wish.filter(|wish| *wish != config::Policy::Async);
         self.gatekeeper.begin(&self.store, reason, members);
+    }
+
+    /// What is to be promised as soon as that is possible, where the tenure that begins or goes on
+    /// has no record of its own: what the cluster promised before, or what it was made with.
+    fn wished(&self, reason: EpochReason) -> Option<config::Policy> {
+        let Some(newest) = self.store.protections().pop() else {
+            return self.config.policy;
+        };
+        let history = self.store.history();
+        let mut tenures = history.epochs().iter().rev();
+        let began = tenures.find(|epoch| epoch.reason != EpochReason::Restart);
+        let goes_on = reason == EpochReason::Restart;
+        if goes_on && began.is_none_or(|began| newest.mark.lsn > began.fork) {
+            return None;
+        }
+        let newest = Protection::try_from(&newest.record).ok()?;
+        Some(config::Policy::of(newest.policy, newest.action))
+    }
+
+    /// Writes down what the cluster is made with: as off, since no standby has anything yet. Where
+    /// the standby is not known either, it is written when that has nearly all.
+    pub(super) fn note_policy(&self) -> Result<()> {
+        let policy = self.config.policy.unwrap_or_default();
+        let standby = self.peer().map(|peer| peer.node);
+        if policy != config::Policy::Async && standby.is_none() {
+            return Ok(());
+        }
+        let note = "the policy that the cluster was made with";
+        self.write_protection(policy.protection(standby, Standing::Off), note)?;
+        Ok(())
     }
 
     pub(crate) fn set_policy(
@@ -43,17 +75,9 @@ impl Inner {
             let error = Error::refused("this node has no standby that could hold anything");
             return Err(error.hint("a bound needs one: outlast init --peer …"));
         };
-        if let Policy::Bounded(bound) = &policy {
-            let least = self.config.tuning.heartbeat_interval * 2;
-            if bound.lease < least {
-                let what = format!(
-                    "a lease of {:?} with heartbeats every {:?} would be out most of the time: \
-                     nothing was changed",
-                    bound.lease, self.config.tuning.heartbeat_interval
-                );
-                let hint = format!("a lease of {least:?} or more");
-                return Err(Error::new(FailureKind::Usage, what).hint(hint));
-            }
+        if let Err(what) = self.config.check_lease(&policy) {
+            let what = format!("{what}; nothing was changed");
+            return Err(Error::new(FailureKind::Usage, what));
         }
         let standing = match (&policy, status.newest.standing) {
             (Policy::Async, _) => Standing::Off,
@@ -61,18 +85,8 @@ impl Inner {
             _ if self.standby_lacks_little() => Standing::InForce,
             _ => Standing::Off,
         };
-        let members = vec![peer.node];
-        let copies = match policy {
-            Policy::Async => 0,
-            Policy::Bounded(_) => 1,
-        };
-        let protection = Protection {
-            policy,
-            action,
-            members,
-            copies,
-            standing,
-        };
+        let policy = config::Policy::of(policy, action);
+        let protection = policy.protection(Some(peer.node), standing);
         self.write_protection(protection, note)
     }
 
@@ -135,6 +149,7 @@ impl Inner {
         protection.check().map_err(usage)?;
         self.store
             .append_protection(&protection.to_record(note.trim().to_owned()))?;
+        *self.wish.lock() = None;
         tracing::warn!(?protection, note, "a protection record was written");
         self.store.ask_gate();
         Ok(protection)
@@ -165,6 +180,19 @@ impl Inner {
         self.peer_view.lock().attached && lacks < GATE_WINDOW_BYTES_DEFAULT
     }
 
+    /// Whether a promise waits to be written down as one that stands, and may be.
+    fn may_engage(&self) -> bool {
+        let waits = self.wish.lock().is_some() || self.gatekeeper.to_engage().is_some();
+        waits && self.standby_lacks_little()
+    }
+
+    /// What was wished for, as promised to the standby that is there now.
+    fn wish_come_true(&self) -> Option<Protection> {
+        let wish = (*self.wish.lock())?;
+        let protection = wish.protection(Some(self.peer()?.node), Standing::InForce);
+        Some(protection)
+    }
+
     /// Writes down that a promise stands, once it may.
     fn engage(&self) {
         let Some(_changing) = self.changing_role.try_lock() else {
@@ -173,7 +201,11 @@ impl Inner {
         if self.role() != Role::Primary || !self.standby_lacks_little() {
             return;
         }
-        let Some(protection) = self.gatekeeper.to_engage() else {
+        let Some(protection) = self
+            .gatekeeper
+            .to_engage()
+            .or_else(|| self.wish_come_true())
+        else {
             return;
         };
         let written = self.write_protection(protection, "the standby has nearly all");
@@ -220,7 +252,7 @@ pub(super) async fn keep(inner: Weak<Inner>) {
             tracing::warn!("the wall clock jumped: the standby counts as heard from anew");
             gatekeeper.on_clock_jump();
         }
-        if gatekeeper.to_engage().is_some() {
+        if node.may_engage() {
             let engaging = node.clone();
             let engaged = tokio::task::spawn_blocking(move || engaging.engage()).await;
             if engaged.is_err() {

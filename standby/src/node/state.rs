@@ -86,7 +86,8 @@ impl Inner {
         let protection = self
             .protection_status()
             .filter(|_| role == Role::Primary && self.config.peer.is_some());
-        warnings.extend(protection.as_ref().and_then(warning));
+        let policy = policy_name(&self.store, &self.config);
+        warnings.extend(protection.as_ref().and_then(|it| warning(it, &policy)));
         let recovered = self.store.recovered();
         if recovered.torn_bytes > 0 {
             let bytes = recovered.torn_bytes;
@@ -119,7 +120,7 @@ impl Inner {
             cluster: self.store.cluster(),
             node: self.store.node(),
             node_name: self.store.node_name(),
-            policy: policy_name(&self.store, &self.config),
+            policy,
             epoch: self.store.history().last().cloned(),
             listen: self.listening.lock().map(|address| address.to_string()),
             pid: Some(std::process::id()),
@@ -220,9 +221,13 @@ impl Inner {
 }
 
 /// What an operator should see at once about the promise.
-fn warning(protection: &ProtectionStatus) -> Option<String> {
+fn warning(protection: &ProtectionStatus, policy: &str) -> Option<String> {
     let secs = protection.ms.unwrap_or_default() / 1000;
     match protection.state {
+        ProtectionState::Off if policy != "async" => Some(format!(
+            "PROTECTION OFF: nothing limits what can be lost until the standby has nearly all; \
+             then the policy {policy} comes into force by itself"
+        )),
         ProtectionState::Suspended => Some(format!(
             "PROTECTION SUSPENDED for {secs} s more: nothing limits what can be lost"
         )),

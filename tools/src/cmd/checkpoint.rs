@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use outlast_engine::Checkpoint as Made;
 use outlast_engine::format::{ClusterId, limits};
-use outlast_standby::config::Policy;
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::{NewNode, checkpoint_offline, restore};
 use outlast_tools::exit::Exit;
 use serde_json::json;
 
 use super::init::InitRole;
+use super::protect::{Kind, Limits};
 use crate::Global;
 use crate::failure::Failure;
 use crate::node::{failed, unexpected};
@@ -63,7 +63,9 @@ pub(crate) struct Restore {
     peer: Option<String>,
     /// How much of what was acknowledged may be missing on the standby; with a peer it must be said
     #[arg(long)]
-    policy: Option<Policy>,
+    policy: Option<Kind>,
+    #[command(flatten)]
+    limits: Limits,
     /// Where the node listens for its peer (UDP)
     #[arg(long, default_value = "127.0.0.1:7411", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -115,7 +117,7 @@ impl Restore {
             cluster: self.cluster,
             standby: self.role == InitRole::Standby,
             peer: self.peer.clone(),
-            policy: self.policy,
+            policy: self.limits.of_said(self.policy)?,
             listen: self.listen,
             segment_size: limits::SEGMENT_SIZE_DEFAULT,
         };

@@ -10,6 +10,7 @@ use outlast_standby::{NewNode, init};
 use outlast_tools::exit::Exit;
 use serde_json::json;
 
+use super::protect::{Kind, Limits};
 use crate::Global;
 use crate::failure::Failure;
 use crate::node::failed;
@@ -19,12 +20,15 @@ use crate::node::failed;
 /// The first node of a cluster makes the cluster's id; its standby is given that id. Each node
 /// makes its own key, and trusts the other by the line that `outlast pin show` prints there.
 #[derive(Debug, Args)]
-#[command(after_help = "Example, a pair:
-  outlast init --dir a --name seoul-a --peer pangyo-b --policy async --listen 10.0.0.1:7411
+#[command(
+    after_help = "Example, a pair that may lose 200 commits, or half a second of them:
+  outlast init --dir a --name seoul-a --peer pangyo-b --listen 10.0.0.1:7411 \\
+      --policy bounded --commits 200 --time 500ms
   outlast init --dir b --name pangyo-b --role standby --cluster ID --peer seoul-a \\
-      --policy async --listen 10.0.0.2:7411
+      --listen 10.0.0.2:7411 --policy bounded --commits 200 --time 500ms
   outlast pin trust --dir a --address 10.0.0.2:7411 \"$(outlast pin show --dir b)\"
-  outlast pin trust --dir b --address 10.0.0.1:7411 \"$(outlast pin show --dir a)\"")]
+  outlast pin trust --dir b --address 10.0.0.1:7411 \"$(outlast pin show --dir a)\""
+)]
 pub(crate) struct Init {
     /// The node's name: letters, digits, `-`, `_` and `.`
     #[arg(long)]
@@ -40,7 +44,9 @@ pub(crate) struct Init {
     peer: Option<String>,
     /// How much of what was acknowledged may be missing on the standby; with a peer it must be said
     #[arg(long)]
-    policy: Option<Policy>,
+    policy: Option<Kind>,
+    #[command(flatten)]
+    limits: Limits,
     /// Where the node listens for its peer (UDP)
     #[arg(long, default_value = "127.0.0.1:7411", value_name = "ADDRESS")]
     listen: SocketAddr,
@@ -65,7 +71,7 @@ impl Init {
             cluster: self.cluster,
             standby: self.role == InitRole::Standby,
             peer: self.peer.clone(),
-            policy: self.policy,
+            policy: self.limits.of_said(self.policy)?,
             listen: self.listen,
             segment_size: self.segment_size.as_u64(),
         };
@@ -81,6 +87,10 @@ impl Init {
             let mut text = format!("made node {} in {}\n", card.name, dir.display());
             text += &format!("cluster  {}\ncard     {card}\n", card.cluster);
             if self.peer.is_some() {
+                if new.policy.is_some_and(|policy| policy != Policy::Async) {
+                    text +=
+                        "bound    OFF until the standby has nearly all, then in force by itself\n";
+                }
                 text += "next     outlast pin trust --address HOST:PORT 'CARD' (the peer's card)";
             } else {
                 text += &format!("next     outlast serve --dir {}", dir.display());

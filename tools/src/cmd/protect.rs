@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand, ValueEnum};
+use outlast_standby::config::Policy as Wish;
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::engine::format::{ProtectionRecord, ProtectionStanding};
-use outlast_standby::proto::LEASE_DEFAULT;
+use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy as Promise};
 use outlast_standby::status::{ProtectionState, ProtectionStatus};
 use outlast_tools::exit::Exit;
 
@@ -33,6 +34,16 @@ pub(crate) struct Show {}
 pub(crate) struct Set {
     /// What is promised
     policy: Kind,
+    #[command(flatten)]
+    limits: Limits,
+    /// Why, for the record
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// What goes with a policy
+#[derive(Debug, Args)]
+pub(super) struct Limits {
     /// Most bytes of log that may be lost, as in 1MiB
     #[arg(long)]
     bytes: Option<ByteSize>,
@@ -47,14 +58,11 @@ pub(crate) struct Set {
     lease: Option<Duration>,
     /// What becomes of new commits while the bound is used up
     #[arg(long, default_value = "stall")]
-    action: Action,
-    /// Why, for the record
-    #[arg(long, default_value = "")]
-    reason: String,
+    action: WhenFull,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Kind {
+pub(super) enum Kind {
     /// Nothing: no bound, and no fence by silence
     Async,
     /// No more than the given bytes, commits and time
@@ -64,7 +72,7 @@ enum Kind {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Action {
+enum WhenFull {
     /// They wait, as long as their deadlines allow
     Stall,
     /// They fail before they are in the log
@@ -126,30 +134,66 @@ impl Protect {
 
 impl Set {
     fn ask(&self) -> Result<Ask, Failure> {
-        let given = self.bytes.is_some() || self.commits.is_some() || self.time.is_some();
-        if given && self.policy != Kind::Bounded {
+        let policy = self.limits.of(self.policy)?;
+        let (bound, refuses) = match policy {
+            Wish::Bounded { bound, action } => (Some(bound), action == Action::Refuse),
+            _ => (None, false),
+        };
+        Ok(Ask::SetPolicy {
+            bound_bytes: bound.and_then(|bound| bound.bytes),
+            bound_commits: bound.and_then(|bound| bound.commits),
+            bound_ms: bound.and_then(|bound| bound.time).map(as_ms),
+            lease_ms: bound.map(|bound| as_ms(bound.lease)),
+            refuses,
+            reason: self.reason.clone(),
+        })
+    }
+}
+
+impl Limits {
+    /// The policy of this kind with these limits.
+    pub(super) fn of(&self, kind: Kind) -> Result<Wish, Failure> {
+        if self.are_given() && kind != Kind::Bounded {
             let what = "--bytes, --commits and --time belong to the policy bounded";
             return Err(usage(what));
         }
-        let bounds = match self.policy {
-            Kind::Sync => (Some(0), Some(0)),
-            _ => (self.bytes.map(|bytes| bytes.as_u64()), self.commits),
-        };
-        let lease = match (self.policy, self.lease) {
-            (Kind::Async, Some(_)) => {
+        let lease = self.lease.unwrap_or(LEASE_DEFAULT);
+        let promise = match kind {
+            Kind::Async if self.lease.is_some() => {
                 return Err(usage("the policy async has no lease"));
             }
-            (Kind::Async, None) => None,
-            (_, lease) => Some(lease.unwrap_or(LEASE_DEFAULT)),
+            Kind::Async => Promise::Async,
+            Kind::Sync => Promise::sync(lease),
+            Kind::Bounded if !self.are_given() => {
+                let what = "the policy bounded limits something: say --commits, --bytes or --time";
+                return Err(usage(what));
+            }
+            Kind::Bounded => Promise::Bounded(Bound {
+                bytes: self.bytes.map(|bytes| bytes.as_u64()),
+                commits: self.commits,
+                time: self.time,
+                lease,
+            }),
         };
-        Ok(Ask::SetPolicy {
-            bound_bytes: bounds.0,
-            bound_commits: bounds.1,
-            bound_ms: self.time.map(as_ms),
-            lease_ms: lease.map(as_ms),
-            refuses: self.action == Action::Refuse,
-            reason: self.reason.clone(),
-        })
+        let action = match self.action {
+            WhenFull::Stall => Action::Stall,
+            WhenFull::Refuse => Action::Refuse,
+        };
+        Ok(Wish::of(promise, action))
+    }
+
+    /// The policy of this kind, if one was said.
+    pub(super) fn of_said(&self, kind: Option<Kind>) -> Result<Option<Wish>, Failure> {
+        match kind {
+            None if self.are_given() || self.lease.is_some() => {
+                Err(usage("limits belong to a policy: say --policy bounded too"))
+            }
+            kind => kind.map(|kind| self.of(kind)).transpose(),
+        }
+    }
+
+    const fn are_given(&self) -> bool {
+        self.bytes.is_some() || self.commits.is_some() || self.time.is_some()
     }
 }
 
