@@ -10,6 +10,7 @@
 
 mod bed;
 mod catch_up;
+mod cost;
 mod load;
 mod picture;
 mod recorder;
@@ -18,14 +19,15 @@ mod schedule;
 mod series;
 pub mod socket;
 
-pub use bed::{Bed, BedSettings};
+pub use bed::{Bed, BedSettings, cut};
 pub use catch_up::{CatchUp, CatchUpSettings, catch_up};
+pub use cost::{Cost, CostRow, CostRun, CostSettings, cost};
 pub use load::{Load, Measured, run};
 pub use picture::draw;
 pub use recorder::{Latencies, Stage};
-pub use report::{Achieved, LagReport, LagSettings, ProcessUse, StageLatency};
+pub use report::{Achieved, BoundSettings, LagReport, LagSettings, ProcessUse, StageLatency};
 pub use schedule::{Arrivals, Schedule};
-pub use series::{LagSample, LagSeries, Spread};
+pub use series::{ExposureSpread, LagSample, LagSeries, Spread};
 
 #[cfg(test)]
 pub(crate) use report::tests;

@@ -1,5 +1,6 @@
 //! `outlast bench`: measuring.
 
+mod bound;
 mod catch_up;
 mod compare;
 mod floors;
@@ -16,6 +17,7 @@ use crate::failure::Failure;
 pub(crate) enum Bench {
     Lag(lag::Lag),
     CatchUp(catch_up::CatchUp),
+    Bound(bound::BoundCost),
     Floors(floors::Floors),
     Compare(compare::Compare),
 }
@@ -25,6 +27,7 @@ impl Bench {
         match self {
             Self::Lag(lag) => lag.run(global),
             Self::CatchUp(catch_up) => catch_up.run(global),
+            Self::Bound(bound) => bound.run(global),
             Self::Floors(floors) => floors.run(global),
             Self::Compare(compare) => compare.run(global),
         }

@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use outlast_standby::config::Policy;
+use outlast_standby::proto::Action;
+use outlast_standby::status::{ProtectionState, ProtectionStatus};
 use outlast_standby::{Card, NewNode, Node, NodeDir, init};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::load::sleep_until;
+use super::report::BoundSettings;
 use crate::child::end_with_this;
 use crate::relay::{self, Lines, RelayHandle};
 
@@ -31,6 +35,8 @@ pub struct BedSettings {
     pub lines: Option<Lines>,
     /// What the relay's faults are drawn from.
     pub seed: u64,
+    /// What the pair is to promise.
+    pub policy: Policy,
 }
 
 /// A pair and all that belongs to it. Dropping it ends the processes and removes the directory.
@@ -38,7 +44,7 @@ pub struct Bed {
     exe: PathBuf,
     standby: Option<Child>,
     primary: Option<Node>,
-    _relay: Option<RelayHandle>,
+    relay: Option<RelayHandle>,
     /// Goes last.
     dir: tempfile::TempDir,
 }
@@ -64,7 +70,7 @@ impl Bed {
             cluster,
             standby: cluster.is_some(),
             peer: Some(peer.to_owned()),
-            policy: Some(Policy::Async),
+            policy: Some(settings.policy),
             listen,
             segment_size: settings.segment_size,
         };
@@ -79,7 +85,7 @@ impl Bed {
             exe: settings.exe.clone(),
             standby: None,
             primary: Some(primary),
-            _relay: relay,
+            relay,
             dir,
         })
     }
@@ -139,6 +145,42 @@ impl Bed {
         }
     }
 
+    /// The relay on the line, for who changes how it behaves. The line stays as long as it does.
+    pub const fn take_relay(&mut self) -> Option<RelayHandle> {
+        self.relay.take()
+    }
+
+    /// Promises this from now on, and waits until it is so.
+    pub fn promise(&self, policy: Policy) -> Result<()> {
+        let action = match policy {
+            Policy::Bounded { action, .. } => action,
+            _ => Action::Stall,
+        };
+        self.primary()?
+            .set_policy(policy.promise(), action, "measuring")?;
+        self.wait_promised(policy)
+    }
+
+    /// Waits until the promise that the pair was made with is in force.
+    pub fn wait_promised(&self, policy: Policy) -> Result<()> {
+        let wanted = BoundSettings::from(policy);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let now = self.primary()?.status().protection;
+            if policy == Policy::Async && now.as_ref().is_none_or(|now| !is_kept(now)) {
+                return Ok(());
+            }
+            if now.is_some_and(|now| is_kept(&now) && bound_of(&now) == wanted) {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the bound is not in force within {PATIENCE:?}"
+            );
+            std::thread::park_timeout(LOOK_EVERY);
+        }
+    }
+
     /// Lets the standby close cleanly, and waits for its end.
     pub fn stop_standby(&mut self) -> Result<()> {
         let Some(mut child) = self.standby.take() else {
@@ -170,6 +212,35 @@ impl Drop for Bed {
             let _ = child.wait();
         }
     }
+}
+
+const fn is_kept(now: &ProtectionStatus) -> bool {
+    matches!(
+        now.state,
+        ProtectionState::Protected | ProtectionState::Stalled
+    )
+}
+
+fn bound_of(now: &ProtectionStatus) -> BoundSettings {
+    BoundSettings {
+        bytes: now.bound_bytes,
+        commits: now.bound_commits,
+        ms: now.bound_ms.map(|ms| ms as f64),
+        lease_ms: now.lease_ms.map(|ms| ms as f64),
+    }
+}
+
+/// Cuts both directions of a line, `from` now on, and heals them after that has lasted.
+///
+/// # Errors
+/// When the relay has ended.
+pub fn cut(relay: &mut RelayHandle, (from, lasts): (Duration, Duration)) -> Result<()> {
+    let origin = Instant::now();
+    for (at, is_cut) in [(from, true), (from + lasts, false)] {
+        sleep_until(origin, at);
+        relay.change(|lines| (lines.up.cut, lines.down.cut) = (is_cut, is_cut))?;
+    }
+    Ok(())
 }
 
 fn free_address() -> Result<SocketAddr> {

@@ -124,12 +124,15 @@ struct Shared {
     on_their_way: AtomicU64,
     /// When the oldest commit was meant to begin that is not on the standby; none is `u64::MAX`.
     oldest_ns: AtomicU64,
+    /// When the oldest was answered that is not on the standby; none is `u64::MAX`.
+    exposed_ns: AtomicU64,
     ended: AtomicBool,
 }
 
 fn open_loop(store: &Store, keyspace: &Keyspace, load: &Load, rate: f64) -> Result<Measured> {
     let shared = &Shared {
         oldest_ns: AtomicU64::new(u64::MAX),
+        exposed_ns: AtomicU64::new(u64::MAX),
         ..Shared::default()
     };
     let origin = Instant::now();
@@ -198,6 +201,8 @@ struct Collector<'a> {
     begun: VecDeque<Begun>,
     /// Commits with a receipt, by the stage after local that they wait for.
     waiting: [VecDeque<(Duration, Lsn)>; 3],
+    /// When each of those that are not on the standby was answered.
+    exposed: VecDeque<Duration>,
     /// When each of these stages was seen to reach where. A commit's receipt may be known later.
     reached: [VecDeque<(Lsn, Duration)>; 3],
     latencies: Latencies,
@@ -216,6 +221,7 @@ impl<'a> Collector<'a> {
             origin,
             begun: VecDeque::new(),
             waiting: Default::default(),
+            exposed: VecDeque::new(),
             reached: Default::default(),
             latencies: Latencies::new(load.warm_up),
             achieved: Achieved::default(),
@@ -289,6 +295,7 @@ impl<'a> Collector<'a> {
                     for queue in &mut self.waiting {
                         queue.push_back((intended, receipt.lsn));
                     }
+                    self.exposed.push_back(now);
                     if self.load.stage() == Stage::LocalDurable {
                         self.answered();
                     }
@@ -333,6 +340,12 @@ impl<'a> Collector<'a> {
             .or_else(|| self.begun.front().map(|begun| begun.intended));
         let oldest = oldest.map_or(u64::MAX, nanoseconds);
         self.shared.oldest_ns.store(oldest, Ordering::Release);
+        let still = self.waiting.get(REPLICATED).map_or(0, VecDeque::len);
+        self.exposed
+            .drain(..self.exposed.len().saturating_sub(still));
+        let exposed = self.exposed.front().copied();
+        let exposed = exposed.map_or(u64::MAX, nanoseconds);
+        self.shared.exposed_ns.store(exposed, Ordering::Release);
     }
 
     fn answered(&self) {
@@ -353,23 +366,33 @@ fn sample(store: &Store, load: &Load, shared: &Shared, origin: Instant) -> LagSe
         let positions = store.positions();
         let oldest_ns = shared.oldest_ns.load(Ordering::Acquire);
         let now = origin.elapsed();
-        let age_ns = nanoseconds(now).saturating_sub(oldest_ns);
+        let exposed_ns = shared.exposed_ns.load(Ordering::Acquire);
+        let age_ms = |since_ns| nanoseconds(now).saturating_sub(since_ns) as f64 / 1e6;
         let appended = positions.appended.lsn;
         series.samples.push(LagSample {
             at_ms: now.as_secs_f64() * 1e3,
             lag_bytes: appended.bytes_since(positions.replicated.lsn),
-            lag_ms: age_ns as f64 / 1e6,
+            lag_ms: age_ms(oldest_ns),
             apply_lag_bytes: appended.bytes_since(positions.replica_applied.lsn),
+            exposed_bytes: above(positions.visible.lsn.0, positions.replicated.lsn.0),
+            exposed_commits: above(positions.visible.commit, positions.replicated.commit),
+            exposed_ms: age_ms(exposed_ns),
         });
         at += SAMPLE_EVERY;
     }
     series
 }
 
+/// What was answered and may be lost: what readers see is what the gate let pass.
+const fn above(visible: u64, replicated: u64) -> u64 {
+    visible.saturating_sub(replicated)
+}
+
 /// As many threads as commits may be on their way; each begins the next when the last is answered.
 fn closed_loop(store: &Store, keyspace: &Keyspace, load: &Load) -> Result<Measured> {
     let shared = Shared {
         oldest_ns: AtomicU64::new(u64::MAX),
+        exposed_ns: AtomicU64::new(u64::MAX),
         ..Shared::default()
     };
     let origin = Instant::now();

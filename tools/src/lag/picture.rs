@@ -10,7 +10,9 @@ use crate::summary::from_text;
 
 type Panel<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const SIZE: (u32, u32) = (900, 1000);
+const WIDTH: u32 = 900;
+/// Of what is drawn over time, each.
+const PANEL_HEIGHT: u32 = 260;
 const CURVES_HEIGHT: u32 = 420;
 const LABELS: (&str, u32) = ("sans-serif", 14);
 const TITLE: (&str, u32) = ("sans-serif", 17);
@@ -19,27 +21,65 @@ const TITLE_HEIGHT: u32 = 60;
 /// Draws the report as SVG. Fails only if a histogram in it cannot be read.
 pub fn draw(report: &LagReport) -> anyhow::Result<String> {
     let mut svg = String::new();
-    let whole = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    let over_time = over_time(report);
+    let panels = u32::try_from(over_time.len())?;
+    let size = (WIDTH, TITLE_HEIGHT + CURVES_HEIGHT + panels * PANEL_HEIGHT);
+    let whole = SVGBackend::with_string(&mut svg, size).into_drawing_area();
     whole.fill(&WHITE)?;
     for (line, y) in title(report).iter().zip([12, 36]) {
         whole.draw_text(line, &TITLE.into_text_style(&whole), (12, y))?;
     }
     let (_, panels) = whole.split_vertically(TITLE_HEIGHT);
-    let (curves, over_time) = panels.split_vertically(CURVES_HEIGHT);
+    let (curves, rest) = panels.split_vertically(CURVES_HEIGHT);
     draw_curves(&curves, &report.latency)?;
-    let halves = over_time.split_evenly((2, 1));
-    if let [upper, lower] = halves.as_slice() {
-        let samples = &report.series.samples;
-        draw_over_time(upper, "lag of the standby's log, ms", samples, |sample| {
-            sample.lag_ms
-        })?;
-        draw_over_time(lower, "lag of the standby's log, KiB", samples, |sample| {
-            sample.lag_bytes as f64 / 1024.0
-        })?;
+    let places = rest.split_evenly((over_time.len(), 1));
+    for (place, line) in places.iter().zip(&over_time) {
+        draw_over_time(place, report, line)?;
     }
     whole.present()?;
-    drop((curves, over_time, halves, panels, whole));
+    drop((curves, rest, places, panels, whole));
     Ok(svg)
+}
+
+/// Something that is drawn over time.
+struct Line {
+    name: &'static str,
+    of: fn(&LagSample) -> f64,
+    /// What it may not go above.
+    bound: Option<f64>,
+}
+
+/// The lag, and what is bounded beside its bound.
+fn over_time(report: &LagReport) -> Vec<Line> {
+    const KIB: f64 = 1024.0;
+    let bound = report.settings.bound;
+    let line = |name, of, bound| Line { name, of, bound };
+    let mut lines = vec![
+        line("lag of the standby's log, ms", |at| at.lag_ms, None),
+        line(
+            "lag of the standby's log, KiB",
+            |at| at.lag_bytes as f64 / KIB,
+            None,
+        ),
+    ];
+    if let Some(commits) = bound.commits {
+        let most = Some(commits as f64);
+        let name = "exposed and its bound, commits";
+        lines.push(line(name, |at| at.exposed_commits as f64, most));
+    }
+    if let Some(bytes) = bound.bytes {
+        let most = Some(bytes as f64 / KIB);
+        let name = "exposed and its bound, KiB";
+        lines.push(line(name, |at| at.exposed_bytes as f64 / KIB, most));
+    }
+    if bound.ms.is_some() {
+        lines.push(line(
+            "exposed and its bound, ms",
+            |at| at.exposed_ms,
+            bound.ms,
+        ));
+    }
+    lines
 }
 
 fn title(report: &LagReport) -> [String; 2] {
@@ -131,22 +171,18 @@ fn curve(row: &StageLatency) -> anyhow::Result<Vec<(f64, f64)>> {
         .collect())
 }
 
-fn draw_over_time(
-    panel: &Panel<'_>,
-    name: &str,
-    samples: &[LagSample],
-    value: impl Fn(&LagSample) -> f64,
-) -> anyhow::Result<()> {
+fn draw_over_time(panel: &Panel<'_>, report: &LagReport, line: &Line) -> anyhow::Result<()> {
+    let samples = &report.series.samples;
     let points: Vec<_> = samples
         .iter()
-        .map(|s| (s.at_ms / 1000.0, value(s)))
+        .map(|sample| (sample.at_ms / 1000.0, (line.of)(sample)))
         .collect();
     let from = points.first().map_or(0.0, |point| point.0);
     let end = points.last().map_or(1.0, |point| point.0).max(from + 0.001);
     let highest = points
         .iter()
         .map(|point| point.1)
-        .fold(0.0, f64::max)
+        .fold(line.bound.unwrap_or_default(), f64::max)
         .max(0.001);
     let mut chart = ChartBuilder::on(panel)
         .margin(10)
@@ -157,10 +193,22 @@ fn draw_over_time(
     chart
         .configure_mesh()
         .x_desc("s")
-        .y_desc(name)
+        .y_desc(line.name)
         .label_style(LABELS)
         .light_line_style(WHITE)
         .draw()?;
+    if let Some((at, lasts)) = report.settings.outage_s {
+        let cut = Rectangle::new(
+            [(at.max(from), 0.0), ((at + lasts).min(end), highest * 1.1)],
+            BLACK.mix(0.08).filled(),
+        );
+        chart.draw_series([cut])?;
+    }
+    if let Some(bound) = line.bound {
+        let style = BLACK.mix(0.6).stroke_width(1);
+        let ends = [(from, bound), (end, bound)];
+        chart.draw_series(DashedLineSeries::new(ends, 6, 4, style))?;
+    }
     chart.draw_series(LineSeries::new(points, colour(Stage::Replicated)))?;
     Ok(())
 }

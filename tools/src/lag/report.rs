@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use outlast_standby::config::Policy;
+use outlast_standby::proto::Policy as Promise;
 use serde::{Deserialize, Serialize};
 
 use super::recorder::Stage;
 use super::schedule::Arrivals;
-use super::series::{LagSeries, Spread};
+use super::series::{ExposureSpread, LagSeries, Spread};
 use crate::floor::Floors;
 use crate::machine::Machine;
 use crate::process::Usage;
@@ -37,6 +39,9 @@ pub struct LagReport {
     pub lag_ms: Spread,
     /// How the bytes that the standby did not show spread.
     pub apply_lag_bytes: Spread,
+    /// How what would have been lost of what was answered spread.
+    #[serde(default)]
+    pub exposure: ExposureSpread,
     /// What the processes used.
     pub processes: Vec<ProcessUse>,
     /// What the machine can do at best, measured in the same run.
@@ -67,11 +72,45 @@ pub struct LagSettings {
     pub level: String,
     /// The policy in force.
     pub policy: String,
+    /// What it bounds.
+    #[serde(default)]
+    pub bound: BoundSettings,
+    /// From when on, counted from the beginning, the line was cut, and for how long, in seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage_s: Option<(f64, f64)>,
     /// What the load is drawn from.
     pub seed: u64,
     /// How the relay in between behaves, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relay: Option<String>,
+}
+
+/// What a policy bounds; nothing under `async`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct BoundSettings {
+    /// Most bytes of log that may be lost.
+    pub bytes: Option<u64>,
+    /// Most commits.
+    pub commits: Option<u64>,
+    /// Longest time between the answers to the first and the last of them, in ms.
+    pub ms: Option<f64>,
+    /// How long after the last echo commits may be answered, in ms.
+    pub lease_ms: Option<f64>,
+}
+
+impl From<Policy> for BoundSettings {
+    fn from(policy: Policy) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        match policy.promise() {
+            Promise::Bounded(bound) => Self {
+                bytes: bound.bytes,
+                commits: bound.commits,
+                ms: bound.time.map(ms),
+                lease_ms: Some(ms(bound.lease)),
+            },
+            Promise::Async => Self::default(),
+        }
+    }
 }
 
 /// What the load came to.
@@ -141,6 +180,7 @@ pub(crate) mod tests {
             lag_bytes: u64::from(n % 50) * 100,
             lag_ms: f64::from(n % 7),
             apply_lag_bytes: 1,
+            ..LagSample::default()
         };
         let series = LagSeries {
             samples: (0..500).map(sample).collect(),
@@ -167,6 +207,8 @@ pub(crate) mod tests {
                 value_bytes: 128,
                 level: "replicated".to_owned(),
                 policy: "async".to_owned(),
+                bound: BoundSettings::default(),
+                outage_s: None,
                 seed: 1,
                 relay: None,
             },
@@ -181,6 +223,7 @@ pub(crate) mod tests {
             lag_bytes: series.lag_bytes(),
             lag_ms: series.lag_ms(),
             apply_lag_bytes: series.apply_lag_bytes(),
+            exposure: series.exposure(),
             processes: vec![ProcessUse {
                 name: "primary".to_owned(),
                 cpu_percent: 12.0,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The lag at one moment.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct LagSample {
     /// When, from the beginning of the run.
     pub at_ms: f64,
@@ -13,6 +13,15 @@ pub struct LagSample {
     pub lag_ms: f64,
     /// How much of the log the standby does not show to its readers.
     pub apply_lag_bytes: u64,
+    /// What would be lost of what was answered: bytes of log.
+    #[serde(default)]
+    pub exposed_bytes: u64,
+    /// Commits.
+    #[serde(default)]
+    pub exposed_commits: u64,
+    /// How long ago the oldest of them was answered, in ms.
+    #[serde(default)]
+    pub exposed_ms: f64,
 }
 
 /// The lag over a run. Samples are taken at equal distances, so a quantile of them is a share of
@@ -36,6 +45,17 @@ pub struct Spread {
     pub max: f64,
 }
 
+/// How what would be lost of what was answered spread over the samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExposureSpread {
+    /// Bytes of log.
+    pub bytes: Spread,
+    /// Commits.
+    pub commits: Spread,
+    /// From the answer to the oldest of them, in ms.
+    pub ms: Spread,
+}
+
 impl LagSeries {
     /// How the bytes that the standby lacked spread over the time.
     pub fn lag_bytes(&self) -> Spread {
@@ -50,6 +70,15 @@ impl LagSeries {
     /// How the bytes that the standby did not show spread.
     pub fn apply_lag_bytes(&self) -> Spread {
         self.spread(|sample| sample.apply_lag_bytes as f64)
+    }
+
+    /// How what would be lost of what was answered spread.
+    pub fn exposure(&self) -> ExposureSpread {
+        ExposureSpread {
+            bytes: self.spread(|sample| sample.exposed_bytes as f64),
+            commits: self.spread(|sample| sample.exposed_commits as f64),
+            ms: self.spread(|sample| sample.exposed_ms),
+        }
     }
 
     fn spread(&self, value: impl Fn(&LagSample) -> f64) -> Spread {
@@ -85,6 +114,7 @@ mod tests {
             lag_bytes: u64::from(1001 - n) * 10,
             lag_ms: f64::from(n),
             apply_lag_bytes: 7,
+            ..LagSample::default()
         };
         let series = LagSeries {
             samples: (1..=1000).map(sample).collect(),
@@ -116,6 +146,7 @@ mod tests {
             lag_bytes: 3,
             lag_ms: 2.0,
             apply_lag_bytes: 1,
+            ..LagSample::default()
         };
         let series = LagSeries {
             samples: vec![only],

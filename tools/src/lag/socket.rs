@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use outlast_standby::control::protocol::{Ask, FailureKind, Reply, Stage as Told, WireOp};
 use outlast_standby::control::{Answers, Client, next};
-use outlast_standby::status::Status;
+use outlast_standby::status::{ProtectionStatus, Status};
 
 use super::load::{Load, Measured, sleep_until, wake_exactly};
 use super::recorder::{Latencies, Stage};
@@ -168,6 +168,8 @@ fn sample(
         let status = client.status()?;
         let positions = status.positions;
         let lag = status.lag.unwrap_or_default();
+        let exposed = status.protection;
+        let exposed = |of: fn(&ProtectionStatus) -> u64| exposed.as_ref().map(of);
         series.samples.push(LagSample {
             at_ms: origin.elapsed().as_secs_f64() * 1e3,
             lag_bytes: lag.bytes,
@@ -176,6 +178,10 @@ fn sample(
                 .appended
                 .lsn
                 .bytes_since(positions.replica_applied.lsn),
+            exposed_bytes: exposed(|now| now.exposure_bytes).unwrap_or_default(),
+            exposed_commits: exposed(|now| now.exposure_commits).unwrap_or_default(),
+            exposed_ms: exposed(|now| now.exposure_ms.unwrap_or_default()).unwrap_or_default()
+                as f64,
         });
         at += SAMPLE_EVERY;
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use outlast_engine::format::limits::SEGMENT_SIZE_DEFAULT;
+use outlast_standby::config::Policy;
 use outlast_tools::exit::Exit;
 use outlast_tools::lag::{self, BedSettings, CatchUpSettings};
 use outlast_tools::units::parse_bytes;
@@ -47,6 +48,7 @@ impl CatchUp {
             segment_size: SEGMENT_SIZE_DEFAULT,
             lines: None,
             seed: 0,
+            policy: Policy::Async,
         };
         let settings = CatchUpSettings {
             fill_bytes: self.fill,

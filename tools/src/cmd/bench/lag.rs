@@ -1,15 +1,18 @@
 //! `outlast bench lag`: what a commit costs at each level, and how far the standby is behind.
 
 use std::path::PathBuf;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use outlast_engine::Level;
 use outlast_engine::format::limits::SEGMENT_SIZE_DEFAULT;
+use outlast_standby::config::Policy;
 use outlast_tools::exit::Exit;
 use outlast_tools::floor::{self, FloorSettings, Floors, QuicFloor};
 use outlast_tools::lag::{
-    self, Arrivals, Bed, BedSettings, LagReport, LagSettings, Load, Measured, ProcessUse, socket,
+    self, Arrivals, Bed, BedSettings, BoundSettings, LagReport, LagSettings, Load, Measured,
+    ProcessUse, socket,
 };
 use outlast_tools::machine::{Machine, load_1min};
 use outlast_tools::process::{Usage, usage};
@@ -20,6 +23,7 @@ use outlast_tools::units::{Share, parse_time};
 
 use super::floors::now_rfc3339;
 use crate::Global;
+use crate::cmd::protect::{Kind, Limits};
 use crate::failure::Failure;
 use crate::output::{number, table};
 
@@ -35,6 +39,7 @@ Examples:
   outlast bench lag --rate 2000 --duration 20s --svg lag.svg
   outlast bench lag --rate max --in-flight 1 --level replicated
   outlast bench lag --rtt 2ms --loss 0.1%
+  outlast bench lag --policy bounded --commits 1000 --outage 6s --level local --duration 20s
   outlast bench lag --dir /var/lib/outlast -o json > lag.json")]
 pub(crate) struct Lag {
     /// Commits a second, or `max`: the next one when the last is answered
@@ -68,6 +73,17 @@ pub(crate) struct Lag {
     /// Round trip that a relay adds to the line
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     rtt: Option<Duration>,
+
+    /// What the pair promises
+    #[arg(long, value_name = "POLICY", default_value = "async")]
+    policy: Kind,
+
+    #[command(flatten)]
+    limits: Limits,
+
+    /// For how long a relay cuts the line, a third of the run after the warm-up
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    outage: Option<Duration>,
 
     /// Share of datagrams that a relay loses, each way
     #[arg(long, value_name = "PERCENT")]
@@ -142,10 +158,16 @@ impl LevelArg {
 impl Lag {
     pub(super) fn run(&self, global: &Global) -> Result<Exit, Failure> {
         let running = global.place.named_dir()?;
-        if running.is_some() && self.lines().is_some() {
-            let error = anyhow::anyhow!("--rtt and --loss need a pair that is made for the run");
+        let policy = self.limits.of(self.policy)?;
+        if running.is_some() && (self.lines().is_some() || policy != Policy::Async) {
+            let error = anyhow::anyhow!(
+                "--rtt, --loss, --outage and --policy need a pair that is made for the run"
+            );
             let failure = Failure::new(Exit::Usage, error);
-            return Err(failure.hint("put `outlast relay` between the nodes, or leave --dir out"));
+            return Err(failure.hint(
+                "put `outlast relay` between the nodes and set the policy with `outlast policy \
+                 set`, or leave --dir out",
+            ));
         }
         let began_at = now_rfc3339();
         let load_1min_before = load_1min();
@@ -154,7 +176,7 @@ impl Lag {
         let floors = self.floors(at.clone())?;
         let (measured, processes) = match &running {
             Some(dir) => self.on_running(dir)?,
-            None => self.on_own()?,
+            None => self.on_own(policy)?,
         };
         let Measured {
             latencies,
@@ -167,12 +189,13 @@ impl Lag {
             began_at,
             machine,
             load_1min_before,
-            settings: self.settings(),
+            settings: self.settings(policy),
             achieved,
             latency: latencies.report(),
             lag_bytes: series.lag_bytes(),
             lag_ms: series.lag_ms(),
             apply_lag_bytes: series.apply_lag_bytes(),
+            exposure: series.exposure(),
             processes,
             floors,
             series,
@@ -204,7 +227,7 @@ impl Lag {
     }
 
     fn lines(&self) -> Option<Lines> {
-        if self.rtt.is_none() && self.loss.is_none() {
+        if self.rtt.is_none() && self.loss.is_none() && self.outage.is_none() {
             return None;
         }
         let line = LineSettings {
@@ -218,7 +241,13 @@ impl Lag {
         })
     }
 
-    fn settings(&self) -> LagSettings {
+    /// When the line is cut, from the beginning of the load on, and for how long.
+    fn cut(&self) -> Option<(Duration, Duration)> {
+        let lasts = self.outage?;
+        Some((self.warm_up + self.duration / 3, lasts))
+    }
+
+    fn settings(&self, policy: Policy) -> LagSettings {
         let load = self.load();
         LagSettings {
             rate_per_s: load.rate_per_s.unwrap_or_default(),
@@ -229,7 +258,11 @@ impl Lag {
             puts_per_commit: 1,
             value_bytes: load.value_bytes,
             level: self.level.name().to_owned(),
-            policy: "async".to_owned(),
+            policy: policy.name().to_owned(),
+            bound: BoundSettings::from(policy),
+            outage_s: self
+                .cut()
+                .map(|(from, lasts)| (from.as_secs_f64(), lasts.as_secs_f64())),
             seed: load.seed,
             relay: self.lines().map(|lines| lines.to_string()),
         }
@@ -245,20 +278,34 @@ impl Lag {
         Ok(floors)
     }
 
-    fn on_own(&self) -> anyhow::Result<(Measured, Vec<ProcessUse>)> {
+    fn on_own(&self, policy: Policy) -> anyhow::Result<(Measured, Vec<ProcessUse>)> {
         let mut bed = Bed::make(&BedSettings {
             parent: self.dir_parent.clone(),
             exe: std::env::current_exe()?,
             segment_size: SEGMENT_SIZE_DEFAULT,
             lines: self.lines(),
             seed: self.seed,
+            policy,
         })?;
         let standby = bed.start_standby()?;
         bed.wait_attached()?;
+        bed.wait_promised(policy)?;
+        let relay = &mut bed.take_relay();
         let mut watched = Watched::begin();
         watched.add("primary, with the load and the relay", std::process::id());
         watched.add("standby", standby);
-        let measured = lag::run(bed.primary()?.store(), &self.load())?;
+        let store = bed.primary()?.store();
+        let measured = thread::scope(|scope| {
+            let cut = relay.as_mut().zip(self.cut());
+            let cut = cut.map(|(relay, when)| scope.spawn(move || lag::cut(relay, when)));
+            let measured = lag::run(store, &self.load())?;
+            let cut = cut.map(|cut| {
+                cut.join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            cut.transpose()?;
+            anyhow::Ok(measured)
+        })?;
         Ok((measured, watched.end()))
     }
 
@@ -325,10 +372,14 @@ fn text(report: &LagReport) -> String {
         ["", "count", "p50 us", "p99 us", "p99.9 us", "max us"],
         rows,
     );
+    let exposure = &report.exposure;
     let spreads = [
         ("lag, bytes", &report.lag_bytes),
         ("lag, ms", &report.lag_ms),
         ("apply lag, bytes", &report.apply_lag_bytes),
+        ("exposed, bytes", &exposure.bytes),
+        ("exposed, commits", &exposure.commits),
+        ("exposed, ms", &exposure.ms),
     ];
     let spreads = spreads.map(|(name, spread)| {
         let numbers = [spread.p50, spread.p99, spread.p99_9, spread.max];
