@@ -94,8 +94,9 @@ pub use log::{
     About, Admit, CheckReport, Checkpoint, CommitFuture, CommitGate, CommitOptions, CopySource,
     Fault, FaultKind, FrameSource, Given, Group, HeldLogTime, Lack, LackKind, Level, LogCursor,
     LogState, LogView, Pipeline, Positions, Protection, ProtectionMark, Recovered, Remedy,
-    RepairReport, Repaired, ReplicaPositions, RestoreOptions, TermMark, Want, about, check,
-    check_on, repair, repair_from, repair_on, restore_on,
+    RepairReport, Repaired, ReplicaPositions, RestoreOptions, TermMark, UnprotectedBy,
+    UnprotectedSpan, UnprotectedTime, Want, about, check, check_on, repair, repair_from, repair_on,
+    restore_on,
 };
 pub use metrics::{Latency, Metrics};
 pub use receipt::{Receipt, ReceiptStatus};

@@ -27,6 +27,8 @@ pub const NOTE_LEN_MAX: usize = 1024;
 pub const MEMBERS_MAX: usize = 16;
 /// Most protection records of which a node keeps in mind where they stand.
 pub const PROTECTIONS_MAX: usize = 32;
+/// Spans of unprotected time that are kept one by one.
+pub const UNPROTECTED_SPANS_MAX: usize = 32;
 /// Bytes covered by one checksum: CRC-32/ISO-HDLC detects any three flipped bits up to 11,450
 /// bytes.
 pub const PIECE_LEN: usize = 8 << 10;

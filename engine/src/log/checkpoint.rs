@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::UnprotectedTime;
 use super::manifest::Manifest;
 use super::mark::{Mark, MarkFile};
 use super::open::{ASIDE, lock};
@@ -46,6 +47,8 @@ pub struct Checkpoint {
     pub end: ChainRecord,
     /// The epochs of that log.
     pub history: History,
+    /// For how long, when and why nothing limited what could be lost in it.
+    pub unprotected: UnprotectedTime,
 }
 
 impl Checkpoint {
@@ -117,6 +120,7 @@ impl Log {
             segment_size: self.segment_size,
             end: ChainRecord::new(&chain),
             history: self.history().cut(end),
+            unprotected: self.unprotected_to(end),
         };
         // Last: a directory without it is no checkpoint.
         checkpoint.store(to)?;
@@ -245,6 +249,7 @@ pub fn restore_on(from: &dyn Fs, to: &dyn Fs, options: &RestoreOptions) -> Resul
         has_peer: options.has_peer,
         follower_at_init: options.follower,
         history: checkpoint.history.clone(),
+        unprotected: checkpoint.unprotected.clone(),
         ..Manifest::of_cluster(checkpoint.cluster, checkpoint.segment_size)
     };
     manifest.store(to)?;

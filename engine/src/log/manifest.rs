@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::ledger::UnprotectedTime;
 use crate::control_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{
@@ -50,6 +51,8 @@ pub struct Protection {
     pub mark: ProtectionMark,
     /// What it says.
     pub record: ProtectionRecord,
+    /// The writer's wall clock in milliseconds since 1970, for people.
+    pub wall_ms: u64,
 }
 
 /// Up to where a log once reached that now ends before.
@@ -107,6 +110,8 @@ pub(crate) struct Manifest {
     /// The newest protection records of the log, in its order. May name some whose frames are not
     /// in the log, or no longer.
     pub(crate) protections: Vec<Protection>,
+    /// The unprotected time up to those, as the records before them told.
+    pub(crate) unprotected: UnprotectedTime,
     /// The term in which a standby has attached to this writer.
     pub(crate) attached_in: Option<u32>,
     /// What was received though this node's own epochs cover it: fetched back after a crash.
@@ -178,6 +183,7 @@ impl Manifest {
             halted: None,
             protection_heard: None,
             protections: Vec::new(),
+            unprotected: UnprotectedTime::new(),
             attached_in: None,
             received: Vec::new(),
             tail_lost: None,

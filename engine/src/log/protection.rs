@@ -3,6 +3,7 @@
 
 use super::gate::Waiting;
 use super::lane::Reserve;
+use super::ledger::UnprotectedTime;
 use super::levels::Finished;
 use super::manifest::Protection;
 use super::{Log, ProtectionMark};
@@ -34,6 +35,7 @@ impl Log {
         let protection = Protection {
             mark: mark(epoch, writer.chain.lsn.advance(len as u64)),
             record: record.clone(),
+            wall_ms: fields.wall_ms,
         };
         // Where there is room, nothing but the disk's failure keeps it out of the log.
         self.make_room(&mut writer, len, Reserve::Usable)?;
@@ -91,6 +93,24 @@ impl Log {
         })
     }
 
+    /// For how long, when and why nothing limited what could be lost, up to `end`.
+    pub(super) fn unprotected_to(&self, end: Lsn) -> UnprotectedTime {
+        self.with_history(|history| {
+            let manifest = self.manifest.lock();
+            let held = |noted: &&Protection| holds(history, end, &noted.mark);
+            let records: Vec<_> = manifest.protections.iter().filter(held).cloned().collect();
+            let mut unprotected = manifest.unprotected.clone();
+            drop(manifest);
+            unprotected.enter(&history.cut(end), &records, None);
+            unprotected
+        })
+    }
+
+    /// For how long, when and why nothing limited what could be lost.
+    pub(crate) fn unprotected(&self) -> UnprotectedTime {
+        self.unprotected_to(self.cell.read().appended.lsn)
+    }
+
     /// The records in frames that are about to be appended are known to the manifest before.
     pub(super) fn learn_protections(&self, run: &FrameRun) -> Result<()> {
         let mut epochs = run.epochs().iter();
@@ -117,7 +137,13 @@ impl Log {
             protections.retain(|other| holds(&history, end, &other.mark));
             protections.extend(noted);
             let surplus = protections.len().saturating_sub(PROTECTIONS_MAX);
-            protections.drain(..surplus);
+            let forgotten: Vec<_> = protections.drain(..surplus).collect();
+            if let Some(last) = forgotten.last() {
+                let Protection { mark, .. } = last;
+                let up_to = (mark.term, mark.start, mark.lsn);
+                let unprotected = &mut manifest.unprotected;
+                unprotected.enter(&manifest.history, &forgotten, Some(up_to));
+            }
         })
     }
 }
@@ -132,7 +158,12 @@ fn beginning(epoch: &EpochRecord) -> ProtectionMark {
 fn read(epoch: Option<EpochKey>, header: &FrameHeader, frame: &[u8]) -> Option<Protection> {
     let record = ProtectionRecord::decode(header.payload(frame)).ok()?;
     let mark = mark(epoch?, header.end());
-    Some(Protection { mark, record })
+    let wall_ms = header.wall_ms;
+    Some(Protection {
+        mark,
+        record,
+        wall_ms,
+    })
 }
 
 const fn mark(epoch: EpochKey, lsn: Lsn) -> ProtectionMark {
@@ -240,6 +271,52 @@ mod tests {
         assert_eq!(says(&primary), [1, 2]);
         ship(&standby, &primary);
         assert_eq!(says(&primary), [1, 2, 4]);
+    }
+
+    #[test]
+    fn both_nodes_and_what_is_made_of_a_backup_know_the_same_unprotected_time() {
+        let (here, there) = (MemFs::new(), MemFs::new());
+        let primary = made(&here, false);
+        let standby = made(&there, true);
+        primary.begin_epoch(EpochReason::Init, "").unwrap();
+        standby.begin_following().unwrap();
+        let suspended = ProtectionRecord {
+            standing: ProtectionStanding::Suspended { lasts_ms: 60_000 },
+            ..record(1)
+        };
+        primary.append_protection(&record(1)).unwrap();
+        // So many that most are forgotten one by one.
+        let suspensions = PROTECTIONS_MAX as u64;
+        for _ in 0..suspensions {
+            primary.append_protection(&suspended).unwrap();
+            primary.append_protection(&record(1)).unwrap();
+        }
+        ship(&primary, &standby);
+        let known = primary.unprotected();
+        assert_eq!(known.count(), suspensions + 1);
+        assert_eq!(known.open(u64::MAX), None);
+        // They have forgotten different records one by one, and both the same.
+        assert_eq!(standby.unprotected(), known);
+        drop((primary, standby));
+        let (primary, standby) = (open(&here), open(&there));
+        assert_eq!(primary.unprotected(), known);
+        assert_eq!(standby.unprotected(), known);
+        let (backup, anew) = (MemFs::new(), MemFs::new());
+        primary.begin_epoch(EpochReason::Restart, "").unwrap();
+        let known = primary.unprotected();
+        let held = primary.checkpoint_on(&backup).unwrap();
+        assert_eq!(held.unprotected, known);
+        crate::restore_on(&backup, &anew, &crate::RestoreOptions::new("c")).unwrap();
+        assert_eq!(open(&anew).unprotected(), known);
+        // A promotion there begins without protection, and says why.
+        standby.begin_following().unwrap();
+        let reason = EpochReason::Promotion;
+        standby.begin_epoch(reason, "hall 3 burns").unwrap();
+        let unprotected = standby.unprotected();
+        let open_now = unprotected.open(u64::MAX).unwrap();
+        assert_eq!(open_now.by, crate::UnprotectedBy::Promotion);
+        assert_eq!(open_now.note, "hall 3 burns");
+        assert_eq!(unprotected.count(), known.count() + 1);
     }
 
     #[test]

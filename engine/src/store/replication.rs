@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::format::{Chain, EpochId, FrameRun, Lsn, LsnRange, Position, ProtectionRecord};
 use crate::log::{
     CommitGate, FrameSource, LogCursor, LogView, Protection, ProtectionMark, RepairReport,
-    ReplicaPositions, TermMark,
+    ReplicaPositions, TermMark, UnprotectedTime,
 };
 
 impl Store {
@@ -227,6 +227,13 @@ impl Store {
     #[must_use]
     pub fn protections(&self) -> Vec<Protection> {
         self.log().protections()
+    }
+
+    /// For how long, when and why nothing limited what could be lost, as this log tells it: the
+    /// same on every node that holds it. Outlasts compaction, promotion, and a backup.
+    #[must_use]
+    pub fn unprotected(&self) -> UnprotectedTime {
+        self.log().unprotected()
     }
 
     /// Where the newest protection record of this log stands. The start of an epoch that no plain
