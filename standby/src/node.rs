@@ -1,5 +1,6 @@
 //! A running node: its role, its network, and the commands that change either.
 
+mod health;
 mod net;
 mod promote;
 mod protect;
@@ -51,6 +52,8 @@ pub(crate) struct Inner {
     gatekeeper: Arc<Gatekeeper>,
     /// What is to be promised once the standby has nearly all, where no record says so yet.
     wish: Mutex<Option<Policy>>,
+    /// Since when the promise about loss stands as it does.
+    stood: Mutex<protect::Stood>,
     identity: Identity,
     /// Whom this node trusts, as the file last said.
     peers: Mutex<Peers>,
@@ -114,6 +117,7 @@ impl Node {
             store,
             gatekeeper,
             wish: Mutex::new(None),
+            stood: Mutex::new(protect::Stood::default()),
             identity,
             peers: Mutex::new(peers),
             follower: Mutex::new(None),

@@ -1,7 +1,7 @@
 //! What a node says of itself.
 
 use outlast_engine::format::{ClusterId, EpochRecord, NodeId, Position};
-use outlast_engine::{HeldLogTime, Positions, Recovered};
+use outlast_engine::{HeldLogTime, Positions, Recovered, UnprotectedBy};
 use serde::{Deserialize, Serialize};
 
 /// What a node is at the moment.
@@ -76,7 +76,7 @@ pub struct Lag {
 pub struct ProtectionStatus {
     /// How it stands.
     pub state: ProtectionState,
-    /// Why commits are held back, where they are.
+    /// Why it is not kept, or commits are held back.
     pub why: Option<String>,
     /// For how long they have been, or for how much longer the bound is suspended, in ms.
     pub ms: Option<u64>,
@@ -101,6 +101,149 @@ pub struct ProtectionStatus {
     pub contact_age_ms: Option<u64>,
     /// Records of policy that the standby is not known to hold.
     pub records_not_held: u64,
+    /// Since when it stands like this, in milliseconds since 1970, as far as this process knows.
+    pub since_unix_ms: Option<u64>,
+    /// How many bytes more may be lost before commits are held back; `None` without such a limit.
+    pub headroom_bytes: Option<u64>,
+    /// How many commits more.
+    pub headroom_commits: Option<u64>,
+    /// How much longer the span may get, in ms.
+    pub headroom_ms: Option<u64>,
+    /// What was exposed in the last hour.
+    pub exposed: ExposedStatus,
+}
+
+impl ProtectionStatus {
+    /// One that stands like this, and of which nothing else is known.
+    pub(crate) const fn of(state: ProtectionState) -> Self {
+        Self {
+            state,
+            why: None,
+            ms: None,
+            bound_bytes: None,
+            bound_commits: None,
+            bound_ms: None,
+            lease_ms: None,
+            refuses: false,
+            exposure_bytes: 0,
+            exposure_commits: 0,
+            exposure_ms: None,
+            contact_age_ms: None,
+            records_not_held: 0,
+            since_unix_ms: None,
+            headroom_bytes: None,
+            headroom_commits: None,
+            headroom_ms: None,
+            exposed: ExposedStatus {
+                seconds: 0,
+                max_bytes: 0,
+                max_commits: 0,
+                max_ms: None,
+                p99_bytes: 0,
+                p99_commits: 0,
+                p99_ms: None,
+            },
+        }
+    }
+}
+
+/// What would have been lost at the moments of the last hour, on a primary.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ExposedStatus {
+    /// Of how many seconds that is known.
+    pub seconds: u64,
+    /// The most at any moment: bytes of log.
+    pub max_bytes: u64,
+    /// Commits.
+    pub max_commits: u64,
+    /// The longest span, in ms; `None` where none was known.
+    pub max_ms: Option<u64>,
+    /// What the worst moment of 99 seconds in 100 was not above: bytes of log.
+    pub p99_bytes: u64,
+    /// Commits.
+    pub p99_commits: u64,
+    /// The span, in ms.
+    pub p99_ms: Option<u64>,
+}
+
+/// Where a log may be behind.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Stage {
+    /// Fsynced here, of what this node's log has.
+    Durable,
+    /// Answered and shown here, of what is fsynced here. On a standby: applied.
+    Visible,
+    /// Received by the standby, of what the primary's log has.
+    Received,
+    /// Fsynced by the standby, of what the primary's log has.
+    Replicated,
+    /// Shown to the standby's readers, of what the primary's log has.
+    Applied,
+}
+
+impl Stage {
+    /// Its name in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Durable => "durable",
+            Self::Visible => "visible",
+            Self::Received => "received",
+            Self::Replicated => "replicated",
+            Self::Applied => "applied",
+        }
+    }
+}
+
+/// How much a stage lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StageLag {
+    /// The stage.
+    pub stage: Stage,
+    /// Bytes of log.
+    pub bytes: u64,
+    /// Commits.
+    pub commits: u64,
+}
+
+/// Whether a promotion would now come out as it should: of this node, or, seen from a primary, of
+/// its standby.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Readiness {
+    /// Whether nothing speaks against it, but that the primary is well.
+    pub ready: bool,
+    /// What does.
+    pub why_not: Vec<String>,
+}
+
+/// For how long nothing limited what could be lost, as the log tells it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Unprotected {
+    /// All of it, up to now, in ms.
+    pub total_ms: u64,
+    /// In how many spans.
+    pub spans: u64,
+    /// The one that lasts now.
+    pub now: Option<UnprotectedSpan>,
+    /// The last ones that have ended, the newest first, at most 8.
+    pub last: Vec<UnprotectedSpan>,
+}
+
+/// A time for which nothing limited what could be lost.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UnprotectedSpan {
+    /// Its beginning, in milliseconds since 1970.
+    pub since_unix_ms: u64,
+    /// Its end; `None` while it lasts.
+    pub until_unix_ms: Option<u64>,
+    /// How long it was, or has been, in ms.
+    pub ms: u64,
+    /// Why.
+    pub by: UnprotectedBy,
+    /// What the operator said.
+    pub note: String,
 }
 
 /// How the promise about loss stands.
@@ -118,6 +261,23 @@ pub enum ProtectionState {
     Stalled,
     /// Nothing is answered any more.
     Shut,
+    /// Two histories contradict each other: nothing is answered until an operator has chosen.
+    Conflict,
+}
+
+impl ProtectionState {
+    /// Its name, as people read it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "OFF",
+            Self::Protected => "PROTECTED",
+            Self::Suspended => "SUSPENDED",
+            Self::Stalled => "STALLED",
+            Self::Shut => "SHUT",
+            Self::Conflict => "CONFLICT",
+        }
+    }
 }
 
 /// The whole status. `"schema": 1`; fields are only ever added.
@@ -145,6 +305,12 @@ pub struct Status {
     pub lag: Option<Lag>,
     /// How the promise about loss stands; `None` on a node that is no primary.
     pub protection: Option<ProtectionStatus>,
+    /// How much each stage lacks; empty where there is no peer.
+    pub stages: Vec<StageLag>,
+    /// Whether a promotion would come out as it should; `None` where there is no peer.
+    pub readiness: Option<Readiness>,
+    /// For how long nothing limited what could be lost; `None` where there is no peer.
+    pub unprotected: Option<Unprotected>,
     /// What recovery found when it started.
     pub recovered: Recovered,
     /// Process id of the running node; `None` when the directory was read without one.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use outlast_standby::certificate::{AcceptedLoss, Fencing, Outcome, PromoteOptions};
 use outlast_standby::engine::{
-    Batch, CommitError, CommitOptions, ErrorKind, Level, ProtectionMark, Receipt,
+    Batch, CommitError, CommitOptions, ErrorKind, Level, ProtectionMark, Receipt, UnprotectedBy,
 };
 use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy, Standing};
-use outlast_standby::status::{ProtectionState, Role};
+use outlast_standby::status::{ProtectionState, Role, Stage, Unprotected};
 use outlast_standby::{Node, NodeDir};
 
 use support::{Pair, keys, options, put, until, until_promotable};
@@ -241,6 +241,129 @@ fn going_on_alone_begins_without_a_bound_and_the_old_one_comes_back_with_the_sta
         (protection.bound_commits, protection.refuses),
         (Some(0), true)
     );
+}
+
+fn unprotected(node: &Node) -> Unprotected {
+    node.status().unprotected.unwrap()
+}
+
+#[test]
+fn unprotected_time_is_known_on_both_nodes_and_outlives_restarts_and_promotions() {
+    let (pair, a, b) = Pair::met();
+    let first = unprotected(&a).now.unwrap();
+    assert_eq!(first.by, UnprotectedBy::Async);
+    assert_eq!(state(&a), ProtectionState::Off);
+    a.set_policy(at_most(5), Action::Stall, "test").unwrap();
+    assert_eq!(unprotected(&a).now, None);
+    a.suspend_protection(Duration::from_secs(60), "the line is cut")
+        .unwrap();
+    until("it is suspended", || {
+        state(&a) == ProtectionState::Suspended
+    });
+    let status = a.status();
+    let open = status.unprotected.unwrap().now.unwrap();
+    let said = (open.by, open.note.as_str());
+    assert_eq!(said, (UnprotectedBy::Suspension, "the line is cut"));
+    let protection = status.protection.unwrap();
+    assert!(protection.why.unwrap().contains("the line is cut"));
+    assert_eq!(protection.since_unix_ms, Some(open.since_unix_ms));
+    let before = unprotected(&a).total_ms;
+    until("time passes", || unprotected(&a).total_ms > before + 50);
+    a.resume_protection("it is mended").unwrap();
+    put(&a, "both", Level::Applied).unwrap();
+    let known = unprotected(&a);
+    assert_eq!(known.now, None);
+    assert!(known.last[0].ms >= 50, "{:?}", known.last[0]);
+    assert_eq!(known.last[0].by, UnprotectedBy::Suspension);
+    assert_eq!(known.last[1].since_unix_ms, first.since_unix_ms);
+    let spans = known.last.iter().map(|span| span.ms);
+    assert_eq!(known.total_ms, spans.sum::<u64>());
+    assert_eq!(unprotected(&b), known);
+    a.stop().unwrap();
+    let a = pair.start("a");
+    until("it writes again", || a.status().role == Role::Primary);
+    assert_eq!(unprotected(&a), known);
+    put(&a, "again", Level::Applied).unwrap();
+    a.stop().unwrap();
+    until_promotable(&b);
+    assert_eq!(b.promote(&options()).unwrap().outcome, Outcome::Promoted);
+    let promoted = unprotected(&b);
+    let open = promoted.now.unwrap();
+    assert_eq!(
+        (open.by, open.note),
+        (UnprotectedBy::Promotion, options().reason)
+    );
+    assert_eq!(promoted.last, known.last);
+    let b = {
+        b.stop().unwrap();
+        pair.start("b")
+    };
+    assert_eq!(unprotected(&b).last, known.last);
+}
+
+#[test]
+fn what_is_exposed_is_remembered_with_what_is_left_of_the_bound() {
+    const BOUND: u64 = 5;
+    let (pair, a, b) = Pair::met();
+    a.set_policy(at_most(BOUND), Action::Stall, "test").unwrap();
+    put(&a, "last", Level::Applied).unwrap();
+    b.stop().unwrap();
+    until("it stalls", || {
+        let _ = put_within(&a, "alone", 20);
+        state(&a) == ProtectionState::Stalled
+    });
+    let status = a.status();
+    let protection = status.protection.unwrap();
+    let exposed = protection.exposed;
+    let exposure = protection.exposure_commits;
+    assert!((1..=BOUND).contains(&exposure), "{exposure}");
+    assert_eq!(protection.headroom_commits, Some(BOUND - exposure));
+    assert_eq!(protection.headroom_bytes, None);
+    assert_eq!(exposed.max_commits, exposure);
+    assert!(exposed.max_bytes >= protection.exposure_bytes);
+    assert!(exposed.seconds > 0 && exposed.p99_commits <= exposed.max_commits);
+    assert!(protection.since_unix_ms.is_some() && protection.why.is_some());
+    let stage = |stage| status.stages.iter().find(|lag| lag.stage == stage).unwrap();
+    assert!(
+        stage(Stage::Replicated).commits > exposure,
+        "what waits too"
+    );
+    assert!(stage(Stage::Visible).commits > 0);
+    assert_eq!(stage(Stage::Durable).commits, 0);
+    let _b = pair.start("b");
+    put(&a, "again", Level::Applied).unwrap();
+    until("nothing is exposed", || {
+        a.status().protection.unwrap().exposure_commits == 0
+    });
+    assert!(a.status().protection.unwrap().exposed.max_commits >= exposure);
+}
+
+#[test]
+fn a_standby_is_ready_while_a_promotion_would_come_out_as_it_should() {
+    let (_pair, a, b) = Pair::met();
+    let readiness = |node: &Node| node.status().readiness.unwrap();
+    let not_for = |node: &Node, why: &str| {
+        let readiness = readiness(node);
+        !readiness.ready && readiness.why_not.iter().any(|said| said.contains(why))
+    };
+    until("both are ready", || {
+        readiness(&a).ready && readiness(&b).ready
+    });
+    a.set_policy(at_most(0), Action::Stall, "test").unwrap();
+    put(&a, "one", Level::Applied).unwrap();
+    until("both are ready", || {
+        readiness(&a).ready && readiness(&b).ready
+    });
+    a.suspend_protection(Duration::from_secs(60), "test")
+        .unwrap();
+    until("the primary is not", || not_for(&a, "SUSPENDED"));
+    until("nor is the standby", || not_for(&b, "suspended"));
+    a.resume_protection("").unwrap();
+    until("both are ready", || {
+        readiness(&a).ready && readiness(&b).ready
+    });
+    b.stop().unwrap();
+    until("it knows", || not_for(&a, "no session"));
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod answered;
 mod lease;
+mod peaks;
 mod policy;
 mod record;
 mod records;
@@ -23,6 +24,7 @@ use outlast_engine::planted::{Bug, on};
 
 use self::answered::{Answered, Since};
 pub use self::lease::{CLOCK_RATE_ERROR_PPM, Lease, fenced_after};
+pub use self::peaks::{PEAK_SECONDS, PeakExposure, Peaks};
 pub use self::policy::{
     Action, BOUND_TIME_MAX, BOUND_TIME_MIN, Bound, LEASE_DEFAULT, Policy, Protection,
     ProtectionFault, Standing,

@@ -34,7 +34,8 @@ pub use facts::{Identity, LogView, PrimaryFacts, PrimaryState, PrimaryView, Stan
 pub use gate::{
     Action, Admission, BOUND_TIME_MAX, BOUND_TIME_MIN, Bound, CLOCK_RATE_ERROR_PPM, Decision,
     Exposure, GATE_WINDOW_BYTES_DEFAULT, Gate, GateConfig, GateStart, GateStatus, Guard, Held,
-    LEASE_DEFAULT, Lease, Policy, Protection, ProtectionFault, Standing, Terms, fenced_after,
+    LEASE_DEFAULT, Lease, PEAK_SECONDS, PeakExposure, Peaks, Policy, Protection, ProtectionFault,
+    Standing, Terms, fenced_after,
 };
 pub use meeting::{Local, Meeting, Role, meet};
 pub use message::{

@@ -9,8 +9,8 @@ use outlast_engine::format::{EpochReason, Lsn, NodeId, Position};
 use outlast_engine::planted::{Bug, on};
 use outlast_engine::{Admit, CommitGate, Error, ErrorKind, Result, Store};
 use outlast_proto::{
-    Admission, Gate, GateConfig, GateStart, GateStatus, Held, Lease, MonoTime, Protection,
-    ProtectionPoint,
+    Admission, Gate, GateConfig, GateStart, GateStatus, Held, Lease, MonoTime, PeakExposure, Peaks,
+    Protection, ProtectionPoint,
 };
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -38,6 +38,8 @@ struct Inner {
     gate: Option<Gate>,
     again_at: Option<MonoTime>,
     shut: bool,
+    /// The worst of each second.
+    peaks: Peaks,
 }
 
 impl Gatekeeper {
@@ -118,6 +120,24 @@ impl Gatekeeper {
         self.tell(Gate::status)
     }
 
+    /// What is exposed now counts among what was exposed in this second. Each answer counts by
+    /// itself: to be called now and then, for the time between answers.
+    pub fn sample(&self) {
+        let mut inner = self.inner.lock();
+        let now = (self.clock)();
+        let inner = &mut *inner;
+        if let Some(gate) = &inner.gate {
+            inner.peaks.note(now, gate.exposure());
+        }
+    }
+
+    /// What was exposed in the last hour.
+    #[must_use]
+    pub fn exposed(&self) -> PeakExposure {
+        let inner = self.inner.lock();
+        inner.peaks.seen((self.clock)())
+    }
+
     /// The newest record, to be written again as in force, if its promise stands not and may.
     #[must_use]
     pub fn to_engage(&self) -> Option<Protection> {
@@ -182,6 +202,7 @@ impl CommitGate for Gatekeeper {
         if inner.shut {
             return None;
         }
+        let inner = &mut *inner;
         let Some(gate) = &mut inner.gate else {
             return waiting.take_while(|end| end.lsn <= durable).last();
         };
@@ -190,6 +211,9 @@ impl CommitGate for Gatekeeper {
         let decision = gate.decide(now, durable, waiting);
         self.promises.store(gate.promises(), Ordering::Release);
         self.note_lease(gate.lease_at(now));
+        if decision.passed.is_some() {
+            inner.peaks.note(now, gate.exposure());
+        }
         if inner.again_at != decision.again_at {
             inner.again_at = decision.again_at;
             self.changed.notify_one();

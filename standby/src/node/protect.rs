@@ -8,16 +8,17 @@ use outlast_engine::clock::{Clock, SystemClock};
 use outlast_engine::format::EpochReason;
 use outlast_engine::format::limits::PROTECTIONS_MAX;
 use outlast_proto::{
-    Action, GATE_WINDOW_BYTES_DEFAULT, GateStatus, Guard, Policy, Protection, Standing,
+    Action, GATE_WINDOW_BYTES_DEFAULT, GateStatus, Guard, MonoTime, Policy, Protection, Standing,
 };
 use outlast_shipper::drive::{boot_time, why_held};
 
+use super::health::why_unprotected;
 use super::state::as_ms;
 use super::{Inner, usage};
 use crate::config::{self, NodeConfig};
 use crate::control::protocol::FailureKind;
 use crate::error::{Error, Result};
-use crate::status::{ProtectionState, ProtectionStatus, Role};
+use crate::status::{ExposedStatus, ProtectionState, ProtectionStatus, Role, Unprotected};
 
 /// How often it is looked at whether a promise may stand again, and whether a clock has jumped.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -112,24 +113,40 @@ impl Inner {
     }
 
     /// How the promise stands, for people.
-    pub(super) fn protection_status(&self) -> Option<ProtectionStatus> {
-        let status = self.gatekeeper.status()?;
-        let now = boot_time();
-        let (state, why, ms) = match status.guard {
-            Guard::Off => (ProtectionState::Off, None, None),
-            Guard::Protected => (ProtectionState::Protected, None, None),
-            Guard::Suspended { until } => {
-                (ProtectionState::Suspended, None, Some(until.since(now)))
-            }
-            Guard::Stalled { since, why } => {
-                let why = why_held(why).to_owned();
-                (ProtectionState::Stalled, Some(why), Some(now.since(since)))
-            }
-            Guard::Shut => (ProtectionState::Shut, None, None),
+    pub(super) fn protection_status(
+        &self,
+        role: &Role,
+        unprotected: Option<&Unprotected>,
+    ) -> Option<ProtectionStatus> {
+        self.config.peer.as_ref()?;
+        let conflict = match role {
+            Role::Primary => None,
+            Role::Conflict { what } => Some(what.clone()),
+            _ => return None,
         };
-        let terms = status.terms;
-        Some(ProtectionStatus {
-            state,
+        let mut status = match self.gatekeeper.status() {
+            Some(status) => self.figures(&status),
+            None => ProtectionStatus::of(ProtectionState::Shut),
+        };
+        if conflict.is_some() {
+            (status.state, status.why) = (ProtectionState::Conflict, conflict);
+        }
+        status.since_unix_ms = Some(self.stands_since(&status, unprotected));
+        if let (ProtectionState::Off | ProtectionState::Suspended, Some(span)) =
+            (status.state, unprotected.and_then(|it| it.now.as_ref()))
+        {
+            status.why = Some(why_unprotected(span));
+        }
+        Some(status)
+    }
+
+    fn figures(&self, status: &GateStatus) -> ProtectionStatus {
+        let (state, why, ms) = standing(status, boot_time());
+        let (terms, exposure) = (status.terms, status.exposure);
+        let headroom = |most: Option<u64>, is: u64| most.map(|most| most.saturating_sub(is));
+        let span_ms = exposure.span.map(as_ms);
+        let exposed = self.gatekeeper.exposed();
+        ProtectionStatus {
             why,
             ms: ms.map(as_ms),
             bound_bytes: terms.bytes,
@@ -137,12 +154,48 @@ impl Inner {
             bound_ms: terms.time.map(as_ms),
             lease_ms: terms.lease.map(as_ms),
             refuses: terms.action == Action::Refuse,
-            exposure_bytes: status.exposure.bytes,
-            exposure_commits: status.exposure.commits,
-            exposure_ms: status.exposure.span.map(as_ms),
-            contact_age_ms: status.contact.map(|contact| as_ms(now.since(contact))),
+            exposure_bytes: exposure.bytes,
+            exposure_commits: exposure.commits,
+            exposure_ms: span_ms,
+            contact_age_ms: status
+                .contact
+                .map(|contact| as_ms(boot_time().since(contact))),
             records_not_held: status.records_not_held as u64,
-        })
+            headroom_bytes: headroom(terms.bytes, exposure.bytes),
+            headroom_commits: headroom(terms.commits, exposure.commits),
+            headroom_ms: span_ms.and_then(|ms| headroom(terms.time.map(as_ms), ms)),
+            exposed: ExposedStatus {
+                seconds: exposed.seconds,
+                max_bytes: exposed.max.bytes,
+                max_commits: exposed.max.commits,
+                max_ms: exposed.max.span.map(as_ms),
+                p99_bytes: exposed.p99.bytes,
+                p99_commits: exposed.p99.commits,
+                p99_ms: exposed.p99.span.map(as_ms),
+            },
+            ..ProtectionStatus::of(state)
+        }
+    }
+
+    /// Since when it stands like this, on the wall clock.
+    fn stands_since(&self, status: &ProtectionStatus, unprotected: Option<&Unprotected>) -> u64 {
+        let now_ms = SystemClock::default().wall_ms();
+        let noted = self.stood.lock().since(status.state, now_ms);
+        match status.state {
+            ProtectionState::Stalled => now_ms.saturating_sub(status.ms.unwrap_or_default()),
+            ProtectionState::Off | ProtectionState::Suspended => unprotected
+                .and_then(|it| it.now.as_ref())
+                .map_or(noted, |span| span.since_unix_ms),
+            _ => noted,
+        }
+    }
+
+    fn note_standing(&self) {
+        if let Some(status) = self.gatekeeper.status() {
+            let (state, ..) = standing(&status, boot_time());
+            let now_ms = SystemClock::default().wall_ms();
+            self.stood.lock().since(state, now_ms);
+        }
     }
 
     fn write_protection(&self, protection: Protection, note: &str) -> Result<Protection> {
@@ -215,6 +268,47 @@ impl Inner {
     }
 }
 
+/// How a gate stands: why, and for how long, or for how much longer.
+fn standing(
+    status: &GateStatus,
+    now: MonoTime,
+) -> (ProtectionState, Option<String>, Option<Duration>) {
+    match status.guard {
+        Guard::Off => (ProtectionState::Off, None, None),
+        Guard::Protected => (ProtectionState::Protected, None, None),
+        Guard::Suspended { until } => (ProtectionState::Suspended, None, Some(until.since(now))),
+        Guard::Stalled { since, why } => {
+            let why = why_held(why).to_owned();
+            (ProtectionState::Stalled, Some(why), Some(now.since(since)))
+        }
+        Guard::Shut => (ProtectionState::Shut, None, None),
+    }
+}
+
+/// Since when the promise stands as it does, as far as this process has seen.
+#[derive(Default)]
+pub(super) struct Stood {
+    last: Option<(ProtectionState, u64)>,
+}
+
+impl Stood {
+    /// Since when it stands like this, which it does now.
+    fn since(&mut self, state: ProtectionState, now_ms: u64) -> u64 {
+        // While commits wait, the promise is kept all the same.
+        let state = match state {
+            ProtectionState::Stalled => ProtectionState::Protected,
+            other => other,
+        };
+        match self.last {
+            Some((last, since_ms)) if last == state => since_ms,
+            _ => {
+                self.last = Some((state, now_ms));
+                now_ms
+            }
+        }
+    }
+}
+
 /// The name of the policy that the newest record of the log says.
 pub(super) fn policy_name(store: &Store, config: &NodeConfig) -> String {
     let newest = store.protections().pop();
@@ -248,6 +342,9 @@ pub(super) async fn keep(inner: Weak<Inner>) {
             _ = ticks.tick() => true,
         };
         let Some(node) = inner.upgrade() else { return };
+        if ticked {
+            node.note_standing();
+        }
         if ticked && clocks.have_parted() {
             tracing::warn!("the wall clock jumped: the standby counts as heard from anew");
             gatekeeper.on_clock_jump();

@@ -83,9 +83,8 @@ impl Inner {
                 "the task `{task}` has panicked, a bug ({said}): start this process again"
             ));
         }
-        let protection = self
-            .protection_status()
-            .filter(|_| role == Role::Primary && self.config.peer.is_some());
+        let unprotected = self.unprotected();
+        let protection = self.protection_status(&role, unprotected.as_ref());
         let policy = policy_name(&self.store, &self.config);
         warnings.extend(protection.as_ref().and_then(|it| warning(it, &policy)));
         let recovered = self.store.recovered();
@@ -112,6 +111,8 @@ impl Inner {
             ));
         }
         let clock = held_log_time.map(|_| "if this host's clock is right: outlast confirm-clock");
+        let stages = self.stages(&role);
+        let readiness = self.readiness(&role, peer.as_ref(), protection.as_ref(), &policy);
         let next = self.next_command(&role, peer.as_ref());
         Status {
             schema: 1,
@@ -128,6 +129,9 @@ impl Inner {
             positions,
             peer,
             lag,
+            stages,
+            readiness,
+            unprotected,
             protection,
             recovered,
             warnings,
@@ -248,6 +252,7 @@ pub(super) async fn lag_sampler(inner: Weak<Inner>) {
         let Some(inner) = inner.upgrade() else { return };
         let positions = inner.store.positions();
         let now = boot_time().as_duration();
+        inner.gatekeeper.sample();
         inner
             .lag
             .lock()

@@ -8,7 +8,7 @@ use outlast_standby::config::Policy as Wish;
 use outlast_standby::control::protocol::{Ask, Reply};
 use outlast_standby::engine::format::{ProtectionRecord, ProtectionStanding};
 use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy as Promise};
-use outlast_standby::status::{ProtectionState, ProtectionStatus};
+use outlast_standby::status::ProtectionStatus;
 use outlast_tools::exit::Exit;
 
 use crate::Global;
@@ -242,26 +242,61 @@ fn written(record: &ProtectionRecord) -> String {
 
 /// How a promise stands, in lines.
 pub(crate) fn stands(protection: &ProtectionStatus) -> String {
-    let state = match protection.state {
-        ProtectionState::Off => "OFF",
-        ProtectionState::Protected => "PROTECTED",
-        ProtectionState::Suspended => "SUSPENDED",
-        ProtectionState::Stalled => "STALLED",
-        _ => "SHUT",
-    };
+    let state = protection.state.name();
+    let since = protection
+        .since_unix_ms
+        .map_or_else(String::new, |ms| format!(" since {}", moment(ms)));
+    let why = protection
+        .why
+        .as_ref()
+        .map_or_else(String::new, |why| format!(": {why}"));
     let limits = limits(
         protection.bound_bytes,
         protection.bound_commits,
         protection.bound_ms,
         protection.lease_ms,
     );
-    let span = protection
-        .exposure_ms
-        .map_or_else(|| "an unknown span".to_owned(), |ms| format!("{ms} ms"));
+    let left = headroom(protection).map_or_else(String::new, |left| format!("  left: {left}"));
+    let now = figures(
+        protection.exposure_commits,
+        protection.exposure_bytes,
+        protection.exposure_ms,
+    );
+    let exposed = &protection.exposed;
+    let p99 = figures(exposed.p99_commits, exposed.p99_bytes, exposed.p99_ms);
+    let max = figures(exposed.max_commits, exposed.max_bytes, exposed.max_ms);
     format!(
-        "bound    {limits}  {state}\nexposed  {} commits  {} bytes  {span}",
-        protection.exposure_commits, protection.exposure_bytes
+        "bound    {limits}  {state}{since}{why}\nexposed  now {now}  p99 {p99}  max(1h) {max}{left}"
     )
+}
+
+/// A moment as people read it.
+pub(super) fn moment(unix_ms: u64) -> String {
+    let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_millisecond(ms).map_or_else(
+        |_| format!("{unix_ms} ms after 1970"),
+        |moment| format!("{moment:.0}"),
+    )
+}
+
+fn figures(commits: u64, bytes: u64, ms: Option<u64>) -> String {
+    let span = ms.map_or_else(|| "unknown span".to_owned(), |ms| format!("{ms} ms"));
+    format!("{commits} commits / {bytes} bytes / {span}")
+}
+
+/// How much more may be lost before commits are held back.
+fn headroom(protection: &ProtectionStatus) -> Option<String> {
+    let parts = [
+        protection
+            .headroom_commits
+            .map(|commits| format!("{commits} commits")),
+        protection
+            .headroom_bytes
+            .map(|bytes| format!("{bytes} bytes")),
+        protection.headroom_ms.map(|ms| format!("{ms} ms")),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(" / "))
 }
 
 fn limits(
