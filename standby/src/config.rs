@@ -206,6 +206,10 @@ pub struct NodeConfig {
     /// The cluster's policy; must be said where there is a peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
+    /// Where status, readiness and metrics are answered over HTTP; none to answer nobody. Whoever
+    /// reaches it may ask, and change nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<SocketAddr>,
     /// How the log talks to the disk and the peer.
     #[serde(default)]
     pub tuning: Tuning,
@@ -390,6 +394,7 @@ mod tests {
             listen: "127.0.0.1:7411".parse().unwrap(),
             peer: Some("b".to_owned()),
             policy: Some(policy),
+            http: Some("127.0.0.1:7412".parse().unwrap()),
             tuning: Tuning::default(),
         }
     }

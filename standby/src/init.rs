@@ -133,6 +133,7 @@ impl NodeConfig {
             listen: new.listen,
             peer: new.peer.clone(),
             policy: new.policy,
+            http: None,
             tuning: Tuning::default(),
         };
         config.validate().map_err(|what| {

@@ -17,6 +17,7 @@ mod dir;
 pub mod drive;
 mod error;
 mod follow;
+mod http;
 mod init;
 mod lag;
 mod node;

@@ -30,6 +30,7 @@ use crate::control::server::ControlServer;
 use crate::dir::NodeDir;
 use crate::error::{Error, Result};
 use crate::follow::Follower;
+use crate::http::{HttpServer, Look, Source};
 use crate::lag::LagClock;
 use crate::roles::{self, Boot, boot};
 
@@ -40,6 +41,7 @@ pub struct Node {
     inner: Arc<Inner>,
     /// Before the network, which its requests may use.
     control: Option<ControlServer>,
+    http: Option<HttpServer>,
     net: Option<NetThread>,
 }
 
@@ -70,6 +72,8 @@ pub(crate) struct Inner {
     peer_view: Mutex<PeerView>,
     lag: Mutex<LagClock>,
     listening: Mutex<Option<std::net::SocketAddr>>,
+    /// Where HTTP is answered.
+    http: OnceLock<std::net::SocketAddr>,
     net: outlast_shipper::NetHandle,
     /// Where links are made, once that is so. The network's tasks own it.
     endpoint: OnceLock<Weak<Endpoint>>,
@@ -95,8 +99,20 @@ impl Node {
     /// When the directory holds no node, is in use, or cannot be used as it is; when its key, its
     /// peers or its settings are not in order; when the address cannot be bound.
     pub fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, |_| ())
+    }
+
+    /// The same, with settings that are changed for this process alone.
+    ///
+    /// # Errors
+    /// As [`Node::start`].
+    pub fn start_with(dir: &Path, change: impl FnOnce(&mut NodeConfig)) -> Result<Self> {
         let dir = NodeDir::new(dir);
-        let config = NodeConfig::load(&dir)?;
+        let mut config = NodeConfig::load(&dir)?;
+        change(&mut config);
+        config
+            .validate()
+            .map_err(|what| Error::new(FailureKind::Usage, what))?;
         let identity = Identity::load(&dir.key()).map_err(usage)?;
         let peers = load_peers(&dir)?;
         let store = Store::open(dir.root(), config.tuning.engine())?;
@@ -128,6 +144,7 @@ impl Node {
             peer_view: Mutex::new(PeerView::default()),
             lag: Mutex::new(LagClock::default()),
             listening: Mutex::new(None),
+            http: OnceLock::new(),
             net: net.handle(),
             endpoint: OnceLock::new(),
             mending: Mutex::new(()),
@@ -142,9 +159,16 @@ impl Node {
         net.handle()
             .spawn("gate", protect::keep(Arc::downgrade(&inner)));
         let control = ControlServer::start(&inner)?;
+        let http = inner.config.http.map(|address| {
+            let server = HttpServer::start(address, look(&inner))?;
+            let _ = inner.http.set(server.address());
+            Ok::<_, Error>(server)
+        });
+        let http = http.transpose()?;
         Ok(Self {
             inner,
             control: Some(control),
+            http,
             net: Some(net),
         })
     }
@@ -232,6 +256,7 @@ impl Node {
     }
 
     fn shut_down(&mut self) -> Result<()> {
+        drop(self.http.take());
         drop(self.control.take());
         let Some(net) = self.net.take() else {
             return Ok(());
@@ -321,6 +346,16 @@ impl Inner {
     fn protocol(&self) -> outlast_proto::Config {
         self.config.protocol()
     }
+}
+
+/// How the node is, for HTTP, which does not keep it from closing.
+fn look(inner: &Arc<Inner>) -> Source {
+    let inner = Arc::downgrade(inner);
+    Arc::new(move || {
+        let inner = inner.upgrade()?;
+        let (status, metrics) = (inner.status(), inner.store.metrics());
+        Some(Look { status, metrics })
+    })
 }
 
 pub(crate) fn load_peers(dir: &NodeDir) -> Result<Peers> {

@@ -88,6 +88,8 @@ pub struct ProtectionStatus {
     pub bound_ms: Option<u64>,
     /// How long after the last echo commits may be answered, in ms.
     pub lease_ms: Option<u64>,
+    /// Whether a lease is asked for and is out.
+    pub lease_out: bool,
     /// Whether new commits are refused while they cannot be answered.
     pub refuses: bool,
     /// What would be lost now: bytes of log.
@@ -124,6 +126,7 @@ impl ProtectionStatus {
             bound_commits: None,
             bound_ms: None,
             lease_ms: None,
+            lease_out: false,
             refuses: false,
             exposure_bytes: 0,
             exposure_commits: 0,
@@ -317,6 +320,8 @@ pub struct Status {
     pub pid: Option<u32>,
     /// Where it listens for its peer.
     pub listen: Option<String>,
+    /// Where it answers over HTTP.
+    pub http: Option<String>,
     /// Log time, where it stands still: no put expires until the clock is confirmed.
     #[serde(default)]
     pub held_log_time: Option<HeldLogTime>,

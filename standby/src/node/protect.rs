@@ -153,6 +153,7 @@ impl Inner {
             bound_commits: terms.commits,
             bound_ms: terms.time.map(as_ms),
             lease_ms: terms.lease.map(as_ms),
+            lease_out: status.lease.is_out(),
             refuses: terms.action == Action::Refuse,
             exposure_bytes: exposure.bytes,
             exposure_commits: exposure.commits,

@@ -124,6 +124,7 @@ impl Inner {
             policy,
             epoch: self.store.history().last().cloned(),
             listen: self.listening.lock().map(|address| address.to_string()),
+            http: self.http.get().map(ToString::to_string),
             pid: Some(std::process::id()),
             role,
             positions,

@@ -1,7 +1,10 @@
 //! `outlast serve`: running a node.
 
+use std::net::SocketAddr;
+
 use clap::Args;
 use outlast_standby::Node;
+use outlast_standby::config::NodeConfig;
 use outlast_tools::child::end_with_parent;
 use outlast_tools::exit::Exit;
 use serde_json::json;
@@ -11,12 +14,20 @@ use crate::Global;
 use crate::failure::Failure;
 use crate::node::failed;
 
+/// Where HTTP is answered when no address is said.
+const HTTP_DEFAULT: &str = "127.0.0.1:7412";
+
 /// Run the node as what it last was
 ///
 /// SIGTERM and SIGINT close it cleanly. A primary that has a standby waits to hear from it before
 /// it acknowledges anything.
 #[derive(Debug, Args)]
-pub(crate) struct Serve {}
+pub(crate) struct Serve {
+    /// Answer /v1/status, /healthz, /readyz and /metrics over HTTP, here or at another address; it is
+    /// read-only, and whoever reaches it may ask
+    #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = HTTP_DEFAULT)]
+    http: Option<SocketAddr>,
+}
 
 impl Serve {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
@@ -32,7 +43,8 @@ impl Serve {
                 signal(SignalKind::interrupt())?,
             )
         };
-        let node = Node::start(&global.dir()?).map_err(failed)?;
+        let here = |config: &mut NodeConfig| config.http = self.http.or(config.http);
+        let node = Node::start_with(&global.dir()?, here).map_err(failed)?;
         let status = node.status();
         let value = json!({ "schema": 1, "started": status });
         global.output.event(&value, || {
