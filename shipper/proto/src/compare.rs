@@ -6,7 +6,7 @@ use crate::points::LogEnd;
 
 /// How a standby's log lies to its primary's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Relation {
+pub enum Relation {
     /// The standby's log is a prefix of the primary's, or equal to it.
     Prefix,
     /// The primary's log is a proper prefix of the standby's: the primary lost a tail.
@@ -20,8 +20,9 @@ pub(crate) enum Relation {
     UnknownEpoch(CommonPoint),
 }
 
-/// Compares a primary's log with its standby's.
-pub(crate) fn relate(
+/// Compares a primary's log with its standby's: the history and the end of each.
+#[must_use]
+pub fn relate(
     (primary, primary_end): (&History, Lsn),
     (standby, standby_end): (&History, Lsn),
 ) -> Relation {

@@ -25,6 +25,7 @@ pub use codec::{
     CodecFault, HANDSHAKE_LEN_MAX, HEADER_LEN, MESSAGE_LEN_MAX, RUN_HEADER_LEN, announced_len,
     decode, decode_repair, decode_run, encode, encode_repair, encode_run,
 };
+pub use compare::{Relation, relate};
 pub use config::{
     CUT_TIMEOUT_DEFAULT, Config, HANDSHAKE_TIMEOUT_DEFAULT, HEARTBEAT_INTERVAL_DEFAULT,
     RUN_BYTES_DEFAULT, SILENCE_MAX_DEFAULT, VERSION, WINDOW_BYTES_DEFAULT, WINDOW_BYTES_MIN,
