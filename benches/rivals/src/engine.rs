@@ -46,12 +46,28 @@ pub(crate) trait Engine: Sync {
     /// Brings the store into its best shape for reading.
     fn compact(&mut self) -> Result<Way>;
 
+    /// What its log and index take, by its own account; none where there is no such account.
+    fn space(&self) -> Option<Space> {
+        None
+    }
+
     /// Closes it as a service would that is stopped in good order.
     fn close(self: Box<Self>) -> Result<()>;
 }
 
 /// A commit on its way.
 pub(crate) type Commit<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+
+/// What a log and its index take on the disk, without what is held ready for writing.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    /// What is not written any more: of the log, without the segment that is written, and the index.
+    pub(crate) settled_bytes: u64,
+    /// Size of the index.
+    pub(crate) index_bytes: u64,
+    /// Versions in it.
+    pub(crate) versions: u64,
+}
 
 /// How an engine does what was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use outlast_engine::format::limits::SEGMENT_SIZE_DEFAULT;
 use outlast_engine::{
     Batch, CommitOptions, Compact, Config, EpochReason, InitOptions, Keyspace, Snapshot, Store,
 };
 
-use super::{Commit, Engine, Reader, Show, Way};
+use super::{Commit, Engine, Reader, Show, Space, Way};
 use crate::data::{Key, Pair};
 use crate::wait::block_on;
 
@@ -103,6 +104,16 @@ impl Engine for Outlast {
         Ok(Way::By("compact_index and compact_now, ordered"))
     }
 
+    fn space(&self) -> Option<Space> {
+        let (log, index) = (self.store.log_size(), self.store.index_size());
+        let active = SEGMENT_SIZE_DEFAULT.min(log.whole_bytes);
+        Some(Space {
+            settled_bytes: log.whole_bytes - active + log.sparse_bytes + index.disk_bytes,
+            index_bytes: index.disk_bytes,
+            versions: index.versions,
+        })
+    }
+
     fn close(self: Box<Self>) -> Result<()> {
         Ok(self.store.close()?)
     }
@@ -117,6 +128,16 @@ impl Reader for View<'_> {
     fn get(&mut self, key: &Key, show: &mut dyn FnMut(&[u8])) -> Result<bool> {
         let value = self.snapshot.get(self.keyspace, key)?;
         Ok(value.map(|value| show(&value)).is_some())
+    }
+
+    fn multi_get(&mut self, keys: &[Key], show: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let values = self.snapshot.multi_get(self.keyspace, keys)?;
+        values.iter().flatten().for_each(|value| show(value));
+        Ok(())
+    }
+
+    fn multi_get_way(&self) -> Way {
+        Way::By("multi_get")
     }
 
     fn scan(&mut self, from: &Key, show: Show<'_>) -> Result<()> {

@@ -33,6 +33,12 @@ pub(crate) fn measure(job: &Job, kind: Kind, value_bytes: usize) -> Result<()> {
     };
     writer.overwrite(records)?;
 
+    let mut space = SettledSpace {
+        records,
+        record_bytes: record_bytes(value_bytes) + RECORD_OVERHEAD_BYTES,
+        last: None,
+        peak: 0.0,
+    };
     let written_before = written_bytes();
     let device_before = device_written_bytes(&job.dir);
     let part = (OVERWRITES - 1) * records / PARTS;
@@ -41,6 +47,7 @@ pub(crate) fn measure(job: &Job, kind: Kind, value_bytes: usize) -> Result<()> {
     for _ in 1..PARTS {
         timed = timed.then(writer.overwrite(part)?);
         peak_bytes = peak_bytes.max(disk_bytes(&job.dir)?);
+        space.look(&*engine);
     }
     let written = written_bytes() - written_before;
     let device = device_written_bytes(&job.dir).zip(device_before);
@@ -57,8 +64,39 @@ pub(crate) fn measure(job: &Job, kind: Kind, value_bytes: usize) -> Result<()> {
         let amplification = (after - before) as f64 / handed_over;
         row = row.figure("device_write_amplification", amplification);
     }
+    if let Some(last) = space.last {
+        row = row
+            .figure("settled_amplification", last)
+            .figure("settled_amplification_peak", space.peak);
+    }
     Message::Row(row).say()?;
     engine.close()
+}
+
+/// Bytes that a record takes in a log beside key and value: Outlast's checksum, lengths and kind.
+const RECORD_OVERHEAD_BYTES: u64 = 12;
+
+/// Log and index that are not written any more, by the live records as encoded and their part of the
+/// index: what an engine takes for good, without the files that it holds ready for writing.
+struct SettledSpace {
+    records: u64,
+    record_bytes: u64,
+    last: Option<f64>,
+    peak: f64,
+}
+
+impl SettledSpace {
+    fn look(&mut self, engine: &dyn Engine) {
+        let Some(space) = engine.space() else {
+            return;
+        };
+        let own_share = self.records as f64 / space.versions.max(1) as f64;
+        let live = (self.records * self.record_bytes) as f64;
+        let needed = live + space.index_bytes as f64 * own_share.min(1.0);
+        let now = space.settled_bytes as f64 / needed;
+        self.last = Some(now);
+        self.peak = self.peak.max(now);
+    }
 }
 
 /// How often the files are looked at meanwhile.
