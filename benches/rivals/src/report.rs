@@ -111,6 +111,8 @@ const SECTIONS: &[Section] = &[
             ("device_write_amplification", Less),
             ("space_amplification", Less),
             ("space_amplification_peak", Less),
+            ("settled_amplification", Less),
+            ("settled_amplification_peak", Less),
         ],
     },
     Section {
