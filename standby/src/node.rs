@@ -227,7 +227,7 @@ impl Node {
         action: Action,
         note: &str,
     ) -> Result<Protection> {
-        self.inner.set_policy(policy, action, note)
+        self.inner.set_policy(policy, action, note, false)
     }
 
     /// Lifts the bound for a while: the only way to go on past it. It takes effect once the standby
@@ -236,7 +236,7 @@ impl Node {
     /// # Errors
     /// Refused unless this node is a primary whose bound is in force.
     pub fn suspend_protection(&self, lasts: Duration, reason: &str) -> Result<Protection> {
-        self.inner.suspend_protection(lasts, reason)
+        self.inner.suspend_protection(lasts, reason, false)
     }
 
     /// Ends a suspension before its time.
@@ -244,7 +244,7 @@ impl Node {
     /// # Errors
     /// Refused unless there is one.
     pub fn resume_protection(&self, reason: &str) -> Result<Protection> {
-        self.inner.resume_protection(reason)
+        self.inner.resume_protection(reason, false)
     }
 
     /// Closes the node: sessions end, the store is durable to its last byte.

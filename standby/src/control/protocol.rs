@@ -136,6 +136,8 @@ pub enum Ask {
         refuses: bool,
         /// Why, for the record.
         reason: String,
+        /// Whether nothing is written: the answer is what would be.
+        dry_run: bool,
     },
     /// Lift the bound for a while. Answered by [`Reply::Protection`].
     SuspendProtection {
@@ -143,11 +145,15 @@ pub enum Ask {
         lasts_ms: u64,
         /// Why, for the record.
         reason: String,
+        /// Whether nothing is written: the answer is what would be.
+        dry_run: bool,
     },
     /// End a suspension before its time. Answered by [`Reply::Protection`].
     ResumeProtection {
         /// Why, for the record.
         reason: String,
+        /// Whether nothing is written: the answer is what would be.
+        dry_run: bool,
     },
 }
 

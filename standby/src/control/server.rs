@@ -290,6 +290,7 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
             lease_ms,
             refuses,
             reason,
+            dry_run,
         } => {
             let time = bound_ms.map(Duration::from_millis);
             let bound = lease_ms.map(|lease_ms| Bound {
@@ -305,18 +306,22 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
                 Action::Stall
             };
             let set = move |node: &Inner| {
-                let set = node.set_policy(policy, action, &reason)?;
+                let set = node.set_policy(policy, action, &reason, dry_run)?;
                 Ok(Reply::Protection(Box::new(set.to_record(reason))))
             };
             answer_by(node, id, outbox, set);
         }
-        Ask::SuspendProtection { lasts_ms, reason } => answer_by(node, id, outbox, move |node| {
+        Ask::SuspendProtection {
+            lasts_ms,
+            reason,
+            dry_run,
+        } => answer_by(node, id, outbox, move |node| {
             let lasts = Duration::from_millis(lasts_ms);
-            let written = node.suspend_protection(lasts, &reason)?;
+            let written = node.suspend_protection(lasts, &reason, dry_run)?;
             Ok(Reply::Protection(Box::new(written.to_record(reason))))
         }),
-        Ask::ResumeProtection { reason } => answer_by(node, id, outbox, move |node| {
-            let written = node.resume_protection(&reason)?;
+        Ask::ResumeProtection { reason, dry_run } => answer_by(node, id, outbox, move |node| {
+            let written = node.resume_protection(&reason, dry_run)?;
             Ok(Reply::Protection(Box::new(written.to_record(reason))))
         }),
         Ask::ResumeAlone { reason } => answer_by(node, id, outbox, move |node| {

@@ -69,6 +69,7 @@ impl Inner {
         policy: Policy,
         action: Action,
         note: &str,
+        dry_run: bool,
     ) -> Result<Protection> {
         let _changing = self.changing_role.lock();
         let status = self.guarded()?;
@@ -88,10 +89,15 @@ impl Inner {
         };
         let policy = config::Policy::of(policy, action);
         let protection = policy.protection(Some(peer.node), standing);
-        self.write_protection(protection, note)
+        self.change_protection(protection, note, dry_run)
     }
 
-    pub(crate) fn suspend_protection(&self, lasts: Duration, reason: &str) -> Result<Protection> {
+    pub(crate) fn suspend_protection(
+        &self,
+        lasts: Duration,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Protection> {
         let _changing = self.changing_role.lock();
         require_reason(reason)?;
         let newest = self.guarded()?.newest;
@@ -99,17 +105,18 @@ impl Inner {
             let what = "no bound is in force, so there is nothing to suspend; nothing was changed";
             return Err(Error::refused(what));
         }
-        self.write_protection(newest.standing(Standing::Suspended { lasts }), reason)
+        let suspended = newest.standing(Standing::Suspended { lasts });
+        self.change_protection(suspended, reason, dry_run)
     }
 
-    pub(crate) fn resume_protection(&self, reason: &str) -> Result<Protection> {
+    pub(crate) fn resume_protection(&self, reason: &str, dry_run: bool) -> Result<Protection> {
         let _changing = self.changing_role.lock();
         let newest = self.guarded()?.newest;
         let Standing::Suspended { .. } = newest.standing else {
             let what = "the bound is not suspended; nothing was changed";
             return Err(Error::refused(what));
         };
-        self.write_protection(newest.standing(Standing::InForce), reason)
+        self.change_protection(newest.standing(Standing::InForce), reason, dry_run)
     }
 
     /// How the promise stands, for people.
@@ -197,6 +204,20 @@ impl Inner {
             let now_ms = SystemClock::default().wall_ms();
             self.stood.lock().since(state, now_ms);
         }
+    }
+
+    /// What an operator asked for: all but the writing, where it is a dry run.
+    fn change_protection(
+        &self,
+        protection: Protection,
+        note: &str,
+        dry_run: bool,
+    ) -> Result<Protection> {
+        if dry_run {
+            protection.check().map_err(usage)?;
+            return Ok(protection);
+        }
+        self.write_protection(protection, note)
     }
 
     fn write_protection(&self, protection: Protection, note: &str) -> Result<Protection> {

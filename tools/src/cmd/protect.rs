@@ -39,6 +39,9 @@ pub(crate) struct Set {
     /// Why, for the record
     #[arg(long, default_value = "")]
     reason: String,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// What goes with a policy
@@ -98,6 +101,9 @@ pub(crate) struct Suspend {
     /// Why, for the record
     #[arg(long)]
     reason: String,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Let the bound stand again before the suspension ends
@@ -106,29 +112,38 @@ pub(crate) struct Resume {
     /// Why, for the record
     #[arg(long, default_value = "")]
     reason: String,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl Policy {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
         match self {
             Self::Show(_) => show(global),
-            Self::Set(set) => write(global, set.ask()?),
+            Self::Set(set) => write(global, set.ask()?, set.dry_run),
         }
     }
 }
 
 impl Protect {
     pub(crate) fn run(&self, global: &Global) -> Result<Exit, Failure> {
+        let dry_run = match self {
+            Self::Suspend(suspend) => suspend.dry_run,
+            Self::Resume(resume) => resume.dry_run,
+        };
         let ask = match self {
             Self::Suspend(suspend) => Ask::SuspendProtection {
                 lasts_ms: as_ms(suspend.lasts),
                 reason: suspend.reason.clone(),
+                dry_run: suspend.dry_run,
             },
             Self::Resume(resume) => Ask::ResumeProtection {
                 reason: resume.reason.clone(),
+                dry_run: resume.dry_run,
             },
         };
-        write(global, ask)
+        write(global, ask, dry_run)
     }
 }
 
@@ -146,6 +161,7 @@ impl Set {
             lease_ms: bound.map(|bound| as_ms(bound.lease)),
             refuses,
             reason: self.reason.clone(),
+            dry_run: self.dry_run,
         })
     }
 }
@@ -207,10 +223,17 @@ fn show(global: &Global) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn write(global: &Global, ask: Ask) -> Result<Exit, Failure> {
+fn write(global: &Global, ask: Ask, dry_run: bool) -> Result<Exit, Failure> {
     match global.client()?.ask_one(ask).map_err(failed)? {
         Reply::Protection(record) => {
-            global.output.result(&record, || written(&record))?;
+            global.output.result(&record, || {
+                let said = if dry_run {
+                    "nothing was changed; would be "
+                } else {
+                    ""
+                };
+                format!("{said}{}", written(&record))
+            })?;
             Ok(Exit::Ok)
         }
         other => Err(unexpected(&other)),
