@@ -54,6 +54,10 @@ pub enum ErrorKind {
     /// node shows may no longer be what holds. A [`Store::snapshot`](crate::Store::snapshot) is
     /// taken all the same.
     NotCurrent,
+    /// This node was the writer, has a peer, and has not heard from it since it was started: the
+    /// peer may have been promoted meanwhile. A [`Store::snapshot`](crate::Store::snapshot) is
+    /// taken all the same.
+    NotConfirmed,
     /// The deadline passed.
     Timeout,
     /// The store was closed while the call waited.

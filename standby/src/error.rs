@@ -103,6 +103,7 @@ impl From<outlast_engine::Error> for Error {
             | ErrorKind::LogTruncated
             | ErrorKind::OutOfBound
             | ErrorKind::NotCurrent
+            | ErrorKind::NotConfirmed
             | ErrorKind::Skipped
             | ErrorKind::AlreadyInitialised => FailureKind::Refused,
             _ => FailureKind::Failed,

@@ -290,7 +290,12 @@ impl Inner {
                 }
                 Ok(())
             }
-            Boot::Wait | Boot::Stand => Ok(()),
+            Boot::Wait | Boot::Stand => {
+                if roles::was_writer(&self.store) {
+                    self.gatekeeper.await_contact();
+                }
+                Ok(())
+            }
         }
     }
 

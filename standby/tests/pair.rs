@@ -62,10 +62,17 @@ fn a_restarted_primary_waits_for_its_standby_and_goes_on() {
         put(&a, "two", Level::Local),
         Err(CommitError::Failed(_))
     ));
+    // Nor does it show what may have been changed elsewhere, but to who asks for it.
+    let keyspace = a.store().find_keyspace("default").unwrap();
+    let read = a.store().get(&keyspace, "one").unwrap_err();
+    assert_eq!(read.kind(), ErrorKind::NotConfirmed, "{read}");
+    let stale = a.store().snapshot().get(&keyspace, "one").unwrap();
+    assert!(stale.is_some());
     let b = pair.start("b");
     until("the primary writes again", || {
         a.status().role == Role::Primary
     });
+    assert!(a.store().get(&keyspace, "one").unwrap().is_some());
     put(&a, "two", Level::Applied).unwrap();
     assert_eq!(keys(&b), ["one", "two"]);
     assert_eq!(a.store().history().epochs().len(), 2);
@@ -106,9 +113,16 @@ fn a_promoted_standby_takes_writes_and_the_old_primary_fences_itself() {
         Err(CommitError::Failed(_))
     ));
     assert_eq!(keys(&a), ["one", "replicated", "still"]);
+    let read = |node: &Node| {
+        let keyspace = node.store().find_keyspace("default").unwrap();
+        node.store().get(&keyspace, "one").map_err(|e| e.kind())
+    };
+    assert_eq!(read(&a), Err(ErrorKind::NotCurrent));
+    assert!(read(&b).unwrap().is_some());
     drop(a);
     let a = pair.start("a");
     assert_eq!(a.status().role, Role::Fenced { term: 2 });
+    assert_eq!(read(&a), Err(ErrorKind::NotConfirmed));
 }
 
 #[test]

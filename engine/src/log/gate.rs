@@ -33,7 +33,8 @@ pub trait CommitGate: Send + Sync {
     /// Asked before each such read, so it must be quicker than one.
     ///
     /// # Errors
-    /// `NotCurrent` where another node may have taken this one's place.
+    /// `NotCurrent` where another node may have taken this one's place, `NotConfirmed` where it may
+    /// have done so before this process was started.
     fn reads(&self) -> Result<()>;
 
     /// What becomes of a commit that is to be appended, with the log ending at `appended` and all
@@ -162,7 +163,7 @@ impl Log {
     /// Whether what is visible may be shown as what holds now.
     ///
     /// # Errors
-    /// `NotCurrent`.
+    /// `NotCurrent`, `NotConfirmed`.
     pub(crate) fn reads(&self) -> Result<()> {
         self.gated.gate().map_or(Ok(()), CommitGate::reads)
     }

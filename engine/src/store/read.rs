@@ -20,7 +20,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotCurrent` where a bound is promised and the standby was not heard for as long as its
-    /// lease; else as [`Snapshot::get`].
+    /// lease, `NotConfirmed` on a writer that was restarted, until it has heard from its standby;
+    /// else as [`Snapshot::get`].
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Bytes>> {
         self.log().reads()?;
         self.shared.get_newest(keyspace, key.as_ref())
@@ -114,7 +115,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotCurrent` where a bound is promised and the standby was not heard for as long as its
-    /// lease: it may have been promoted.
+    /// lease: it may have been promoted. `NotConfirmed` on a writer that was restarted, until it has
+    /// heard from its standby.
     pub fn confirm_current(&self) -> Result<()> {
         self.log().reads()
     }

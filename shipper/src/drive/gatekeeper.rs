@@ -38,6 +38,8 @@ struct Inner {
     gate: Option<Gate>,
     again_at: Option<MonoTime>,
     shut: bool,
+    /// Whether this node was the writer and has not heard from its peer in this process.
+    unconfirmed: bool,
     /// The worst of each second.
     peaks: Peaks,
 }
@@ -65,6 +67,13 @@ impl Gatekeeper {
         })
     }
 
+    /// This node was the writer, and waits to hear from its peer before it begins an epoch: until
+    /// then nobody knows whether what it shows is what holds.
+    pub fn await_contact(&self) {
+        self.inner.lock().unconfirmed = true;
+        self.reads_until_ns.store(0, Ordering::Release);
+    }
+
     /// An epoch of this node is about to begin, for this reason. One that goes on after a restart
     /// goes on with what was promised; any other begins with nothing.
     pub fn begin(&self, store: &Store, reason: EpochReason, members: Vec<NodeId>) {
@@ -83,6 +92,7 @@ impl Gatekeeper {
         self.promises.store(gate.promises(), Ordering::Release);
         self.note_lease(gate.lease_at(now));
         inner.gate = Some(gate);
+        inner.unconfirmed = false;
     }
 
     /// A standby reported what it has durable. The store is told next, and asks again.
@@ -105,10 +115,11 @@ impl Gatekeeper {
         self.tell(|gate, now| gate.on_clock_jump(now));
     }
 
-    /// Answers nothing any more, whatever the store still does.
+    /// Answers nothing any more, and shows nothing as what holds, whatever the store still does.
     pub fn shut(&self) {
         let mut inner = self.inner.lock();
         inner.shut = true;
+        self.reads_until_ns.store(0, Ordering::Release);
         if let Some(gate) = &mut inner.gate {
             gate.shut();
         }
@@ -233,6 +244,21 @@ impl CommitGate for Gatekeeper {
         let until_ns = self.reads_until_ns.load(Ordering::Acquire);
         if until_ns == u64::MAX || (self.clock)() <= MonoTime::new(Duration::from_nanos(until_ns)) {
             return Ok(());
+        }
+        let (shut, unconfirmed) = {
+            let inner = self.inner.lock();
+            (inner.shut, inner.unconfirmed)
+        };
+        if shut {
+            let message = "another node has taken this one's place, or claims to: ask that one, or read a \
+                           snapshot to see what was here";
+            return Err(Error::new(ErrorKind::NotCurrent, message));
+        }
+        if unconfirmed {
+            let message = "this node was the primary and has not heard from its standby since it \
+                           was started: it may have been replaced meanwhile. Wait for the standby \
+                           or ask the other node, or read a snapshot to see what was here";
+            return Err(Error::new(ErrorKind::NotConfirmed, message));
         }
         let asked = self.tell(|gate, now| (gate.lease_at(now), now));
         let Some((Lease::Out { since }, now)) = asked else {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use outlast_engine::entropy::Entropy;
 use outlast_engine::format::{
-    EpochId, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
+    EpochId, Lsn, LsnRange, NodeId, SEGMENT_HEADER_LEN, SegmentHeader, to_usize,
 };
 use outlast_engine::fs::{Crash, Fs, MemFs, read_all};
 use outlast_engine::{Committed, Config, Store};
@@ -51,7 +51,7 @@ pub(crate) struct Node {
     /// How far ahead of the log its wall clock may be when it begins to write.
     ahead_max: Duration,
     /// A bit that was flipped in a log's file, and where.
-    rotten: Option<(String, usize)>,
+    rotten: Option<Rotten>,
 }
 
 /// What is left of a process.
@@ -211,13 +211,14 @@ impl Node {
         let len = to_usize(range.end.bytes_since(from));
         let behind_header = to_usize(from.bytes_since(base)) + draw(len);
         let offset = to_usize(SEGMENT_HEADER_LEN) + behind_header;
-        self.rotten = Some((name, offset));
+        let lsn = base.advance(behind_header as u64);
+        self.rotten = Some(Rotten { name, offset, lsn });
         self.turn_rotten_bit();
         true
     }
 
     fn turn_rotten_bit(&self) {
-        if let Some((name, offset)) = &self.rotten
+        if let Some(Rotten { name, offset, .. }) = &self.rotten
             && let Err(error) = self.fs.rot(name, *offset, 0x10)
         {
             panic!("no byte {offset} in {name}: {error}");
@@ -227,6 +228,16 @@ impl Node {
     /// Whether a bit is flipped.
     pub(crate) const fn is_rotten(&self) -> bool {
         self.rotten.is_some()
+    }
+
+    /// Whether a bit is flipped that opening does not look at with this replay point, and that who
+    /// looks at all finds.
+    pub(crate) fn is_rotten_unseen(&self, replay: Lsn) -> bool {
+        let below = self
+            .rotten
+            .as_ref()
+            .is_some_and(|rotten| rotten.lsn < replay);
+        below && outlast_engine::check_on(&self.fs).is_ok_and(|report| report.is_damaged())
     }
 
     /// An operator puts back a copy of the file. Answers whether there was need to.
@@ -252,6 +263,14 @@ impl Node {
         names.retain(|name| name.starts_with("fork-"));
         names
     }
+}
+
+/// A bit that the disk flipped in what it had: the file, the byte, and its place in the log.
+#[derive(Debug)]
+struct Rotten {
+    name: String,
+    offset: usize,
+    lsn: Lsn,
 }
 
 /// Random numbers of one machine, from the seed.

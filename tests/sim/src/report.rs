@@ -134,6 +134,8 @@ counts! {
     rotten,
     /// Starts that were refused because of it.
     rot_refused,
+    /// Starts that did not look at it, and a check that did.
+    rot_checked,
 }
 
 thread_local! {
