@@ -176,9 +176,9 @@ mod tests {
             let commits = of(|it| Some(it.commits));
             prop_assert_eq!(seen.max.commits, commits.0.unwrap_or(0));
             prop_assert_eq!(seen.p99.commits, commits.1.unwrap_or(0));
-            let spans = of(|it| it.span.map(|span| span.as_millis() as u64));
-            let ms = |span: Option<Duration>| span.map(|span| span.as_millis() as u64);
-            prop_assert_eq!((ms(seen.max.span), ms(seen.p99.span)), spans);
+            let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap();
+            let spans = of(|it| it.span.map(|span| u64::try_from(span.as_millis()).unwrap()));
+            prop_assert_eq!((seen.max.span.map(ms), seen.p99.span.map(ms)), spans);
         }
     }
 }
