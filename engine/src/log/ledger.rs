@@ -409,10 +409,8 @@ mod tests {
     }
 
     proptest! {
-        /// What is entered step by step is what is entered at once, whatever was forgotten
-        /// meanwhile.
         #[test]
-        fn entering_some_now_and_the_rest_later_changes_nothing(said in said(), parts in 1..9usize) {
+        fn entering_in_parts_changes_nothing(said in said(), parts in 1..9usize) {
             let (history, records) = log(&said);
             let mut by_parts = UnprotectedTime::default();
             for part in records.chunks(parts) {

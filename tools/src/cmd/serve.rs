@@ -23,8 +23,8 @@ const HTTP_DEFAULT: &str = "127.0.0.1:7412";
 /// it acknowledges anything.
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
-    /// Answer /v1/status, /healthz, /readyz and /metrics over HTTP, here or at another address; it is
-    /// read-only, and whoever reaches it may ask
+    /// Answer /v1/status, /healthz, /readyz and /metrics over HTTP, on loopback or at this address:
+    /// read-only, to whoever reaches it
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = HTTP_DEFAULT)]
     http: Option<SocketAddr>,
 }
