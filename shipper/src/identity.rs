@@ -13,6 +13,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::pin::Pin;
 use crate::private_file::{self, FileError, Keep};
+use crate::signature::{SCHEME, SignatureFault};
 
 /// The longest key file in bytes; a P-256 key takes about 240.
 pub const KEY_FILE_BYTES_MAX: u64 = 16 << 10;
@@ -47,6 +48,7 @@ pub enum IdentityError {
 pub struct Identity {
     certified: Arc<CertifiedKey>,
     pin: Pin,
+    public_key_pem: Arc<str>,
 }
 
 impl Identity {
@@ -89,6 +91,27 @@ impl Identity {
         self.pin
     }
 
+    /// The public half, as PEM of the kind `PUBLIC KEY`; see [`PublicKey`](crate::PublicKey).
+    #[must_use]
+    pub fn public_key_pem(&self) -> &str {
+        &self.public_key_pem
+    }
+
+    /// Signs `message` with this key. Whoever calls it must not let others choose the bytes from
+    /// the first on: the same key proves who this node is in handshakes, and there what is signed
+    /// begins with 64 spaces.
+    ///
+    /// # Errors
+    /// When the key cannot sign.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, SignatureFault> {
+        let unsigned = |reason: String| SignatureFault::Unsigned { reason };
+        let signer = self.certified.key.choose_scheme(&[SCHEME]);
+        let signer = signer.ok_or_else(|| unsigned("it is of another kind".to_owned()))?;
+        signer
+            .sign(message)
+            .map_err(|error| unsigned(error.to_string()))
+    }
+
     pub(crate) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.clone()
     }
@@ -101,6 +124,7 @@ impl Identity {
 
     fn of(mut key: KeyPair) -> Result<Self, IdentityError> {
         let pin = Pin::of(&key.subject_public_key_info());
+        let public_key_pem = key.public_key_pem().into();
         let mut params = CertificateParams::default();
         // The same name for every node: it says nothing about the site to whoever probes the port.
         params
@@ -116,6 +140,7 @@ impl Identity {
         Ok(Self {
             certified: Arc::new(certified),
             pin,
+            public_key_pem,
         })
     }
 }

@@ -17,6 +17,7 @@ mod peers;
 mod pin;
 mod private_file;
 mod quic;
+mod signature;
 
 pub use backoff::{Backoff, BackoffLimits};
 pub use config::{ConfigFault, Congestion, DATA_STREAM_BYTES, LinkConfig};
@@ -34,3 +35,4 @@ pub use quic::data::{DataReceiver, DataSender};
 pub use quic::endpoint::{Endpoint, Refused};
 pub use quic::link::{Link, LinkHandle, LinkStats};
 pub use quic::socket::SocketBuffers;
+pub use signature::{PublicKey, SIGNATURE_ALGORITHM, SignatureFault};

@@ -4,8 +4,21 @@
 #![doc = ""]
 #![doc = include_str!("../PROMOTION.md")]
 
+mod files;
+mod signed;
+#[cfg(test)]
+mod tests;
+
 use outlast_engine::format::{ClusterId, EpochRecord, Lsn, NodeId, Position};
 use serde::{Deserialize, Serialize};
+
+pub use self::files::{
+    CERTIFICATE_BYTES_MAX, SIGNATURE_SUFFIX, StoredCertificate, certificate_path,
+    read_certificate_file, signature_path, stored_certificates,
+};
+pub use self::signed::{
+    CertificateFault, CertificateSignature, Signer, Verified, known_signers, verify,
+};
 
 /// How a promotion is asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -213,6 +213,28 @@ pub struct NodeConfig {
     /// How the log talks to the disk and the peer.
     #[serde(default)]
     pub tuning: Tuning,
+    /// What is run when the node's role has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_role_change: Option<OnRoleChange>,
+}
+
+/// A command that is run when the node's role has changed, and when the node starts.
+///
+/// No shell runs it. Behind its own arguments it gets the old role (`starting` at first), the new
+/// one, the epoch, the node's name, and the path of the promotion's certificate (empty where there
+/// is none); and the same in its environment.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OnRoleChange {
+    /// The program, by its absolute path, and its arguments.
+    pub command: Vec<String>,
+    /// How long it may take; then it is killed, with all that it started. Default 30 s.
+    #[serde(with = "humantime_serde", default = "hook_timeout")]
+    pub timeout: Duration,
+}
+
+const fn hook_timeout() -> Duration {
+    Duration::from_secs(30)
 }
 
 /// Settings that most nodes leave alone.
@@ -311,6 +333,18 @@ impl NodeConfig {
             let promise = policy.protection(Some(NodeId::NONE), Standing::Off);
             promise.check().map_err(|fault| fault.to_string())?;
             self.check_lease(&promise.policy)?;
+        }
+        if let Some(OnRoleChange { command, timeout }) = &self.on_role_change {
+            let absolute = command
+                .first()
+                .is_some_and(|program| program.starts_with('/'));
+            if !absolute || timeout.is_zero() {
+                return Err(
+                    "on_role_change needs a command by its absolute path, as command = \
+                     [\"/usr/local/bin/move-address\"], and a timeout that is not zero"
+                        .to_owned(),
+                );
+            }
         }
         let Tuning {
             heartbeat_interval,

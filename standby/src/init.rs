@@ -135,6 +135,7 @@ impl NodeConfig {
             policy: new.policy,
             http: None,
             tuning: Tuning::default(),
+            on_role_change: None,
         };
         config.validate().map_err(|what| {
             let error = usage(&what);

@@ -5,6 +5,7 @@ mod net;
 mod promote;
 mod protect;
 mod repair;
+mod roles;
 mod state;
 
 use std::collections::BTreeMap;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::net::nonce;
 pub use self::promote::promote_offline;
+use self::roles::{Announced, watch_role};
 use self::state::{PeerView, lag_sampler};
 use crate::config::{NodeConfig, Policy};
 use crate::control::protocol::FailureKind;
@@ -31,8 +33,10 @@ use crate::dir::NodeDir;
 use crate::error::{Error, Result};
 use crate::follow::Follower;
 use crate::http::{HttpServer, Look, Source};
+use crate::hook::{Hook, RoleNow};
 use crate::lag::LagClock;
-use crate::roles::{self, Boot, boot};
+use crate::roles::{Boot, boot};
+use crate::status::Role;
 
 /// A node that runs: its store is open, its peer is dialled or awaited, its socket answers.
 ///
@@ -85,6 +89,8 @@ pub(crate) struct Inner {
     closing: Mutex<Vec<JoinHandle<()>>>,
     /// What each task of the network said when it panicked.
     panics: Panics,
+    /// The role, for whoever watches.
+    announced: Announced,
 }
 
 type Panics = Arc<Mutex<BTreeMap<&'static str, String>>>;
@@ -127,6 +133,12 @@ impl Node {
         store.on_change(move || notify.notify_one());
         let gatekeeper = Gatekeeper::new(boot_time);
         store.set_gate(gatekeeper.clone());
+        let hook = config.on_role_change.clone().map(|command| {
+            Hook::start(&dir, store.node_name(), command).map_err(|error| {
+                outlast_engine::Error::io("start the thread of on_role_change", error)
+            })
+        });
+        let announced = Announced::new(hook.transpose()?);
         let inner = Arc::new(Inner {
             dir,
             config,
@@ -151,13 +163,17 @@ impl Node {
             giving: Arc::new(Semaphore::new(1)),
             closing: Mutex::new(Vec::new()),
             panics,
+            announced,
         });
         inner.take_up_role()?;
+        inner.announce_first_role();
         net::start(&inner)?;
         net.handle()
             .spawn("lag", lag_sampler(Arc::downgrade(&inner)));
         net.handle()
             .spawn("gate", protect::keep(Arc::downgrade(&inner)));
+        net.handle()
+            .spawn("role", watch_role(Arc::downgrade(&inner)));
         let control = ControlServer::start(&inner)?;
         let http = inner.config.http.map(|address| {
             let server = HttpServer::start(address, look(&inner))?;
@@ -176,6 +192,29 @@ impl Node {
     /// The store: read it in any role, write to it while this node is the primary.
     #[must_use]
     pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// What the node is, for whoever waits for a change of it: `changed` and `wait_for` of the
+    /// receiver, in any runtime. A change is seen once it is durable; two that follow each other
+    /// at once may be seen as one.
+    #[must_use]
+    pub fn roles(&self) -> watch::Receiver<RoleNow> {
+        self.inner.announced.watch()
+    }
+
+    /// The store, if it takes writes: this node is the primary. It may cease to be one at any
+    /// moment; a commit then says so.
+    #[must_use]
+    pub fn writable_store(&self) -> Option<&Store> {
+        (self.inner.store.state() == LogState::Writing).then_some(&self.inner.store)
+    }
+
+    /// Waits until this node is the primary, and hands its store over to be written to.
+    pub async fn until_writable(&self) -> &Store {
+        let mut roles = self.roles();
+        // The sender lives as long as the node does.
+        let _ = roles.wait_for(|now| now.role == Role::Primary).await;
         &self.inner.store
     }
 
@@ -311,7 +350,7 @@ impl Inner {
     fn resume(&self, reason: EpochReason, note: &str) -> Result<EpochRecord> {
         let _changing = self.changing_role.lock();
         self.guard(reason);
-        let epoch = roles::resume(&self.store, reason, note)?;
+        let epoch = crate::roles::resume(&self.store, reason, note)?;
         tracing::info!(
             term = epoch.term,
             start = epoch.start,
@@ -319,6 +358,7 @@ impl Inner {
         );
         self.end_session();
         self.dial.notify_one();
+        self.announce_role();
         Ok(epoch)
     }
 

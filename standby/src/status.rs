@@ -4,6 +4,8 @@ use outlast_engine::format::{ClusterId, EpochRecord, NodeId, Position};
 use outlast_engine::{HeldLogTime, Positions, Recovered, UnprotectedBy};
 use serde::{Deserialize, Serialize};
 
+use crate::hook::HookRun;
+
 /// What a node is at the moment.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -35,6 +37,22 @@ pub enum Role {
         /// What failed.
         reason: String,
     },
+}
+
+impl Role {
+    /// Its name: that of the JSON form, and what the command of `on_role_change` is told.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::WaitingForPeer => "waiting-for-peer",
+            Self::Standby => "standby",
+            Self::NotFollowing { .. } => "not-following",
+            Self::Fenced { .. } => "fenced",
+            Self::Conflict { .. } => "conflict",
+            Self::Poisoned { .. } => "poisoned",
+        }
+    }
 }
 
 /// The other node of the pair, as this one sees it.
@@ -325,6 +343,9 @@ pub struct Status {
     /// Log time, where it stands still: no put expires until the clock is confirmed.
     #[serde(default)]
     pub held_log_time: Option<HeldLogTime>,
+    /// How the operator's command ended that was last run for a change of role.
+    #[serde(default)]
+    pub role_change: Option<HookRun>,
     /// What is worth attention, in words.
     pub warnings: Vec<String>,
     /// What to type next, if anything is to be done.

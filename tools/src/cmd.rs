@@ -1,6 +1,7 @@
 //! The commands, one module each.
 
 mod bench;
+mod certificate;
 mod check;
 mod checkpoint;
 mod clock;
@@ -36,6 +37,8 @@ pub(crate) enum Command {
     Status(status::Status),
     Promote(promote::Promote),
     #[command(subcommand)]
+    Certificate(certificate::CertificateCommand),
+    #[command(subcommand)]
     Policy(protect::Policy),
     #[command(subcommand)]
     Protect(protect::Protect),
@@ -67,6 +70,7 @@ impl Command {
             Self::Load(load) => load.run(global),
             Self::Status(status) => status.run(global),
             Self::Promote(promote) => promote.run(global),
+            Self::Certificate(certificate) => certificate.run(global),
             Self::Policy(policy) => policy.run(global),
             Self::Protect(protect) => protect.run(global),
             Self::ResumeAlone(resume) => resume.run(global),

@@ -25,12 +25,10 @@ use crate::error::Refusal;
 use crate::identity::Identity;
 use crate::peers::{Peer, Peers};
 use crate::pin::Pin;
+use crate::signature::SCHEME;
 
 /// The protocol and its version, as TLS agrees on it.
 pub(super) const ALPN: &[u8] = b"outlast/1";
-
-/// The one kind of signature that a node's key makes.
-const SCHEME: SignatureScheme = SignatureScheme::ECDSA_NISTP256_SHA256;
 
 /// The peers that are trusted at this moment.
 #[derive(Debug)]

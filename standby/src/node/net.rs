@@ -300,12 +300,14 @@ impl Inner {
         self.gatekeeper.shut();
         roles::fence(&self.store, term);
         self.end_session();
+        self.announce_role();
     }
 
     fn halt(&self, kind: &ConflictKind, heard: Term) {
         self.gatekeeper.shut();
         roles::halt(&self.store, kind, heard);
         self.end_session();
+        self.announce_role();
     }
 }
 

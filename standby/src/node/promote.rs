@@ -8,6 +8,7 @@ use outlast_engine::Store;
 use outlast_engine::clock::{Clock, SystemClock};
 use outlast_engine::format::{EpochReason, EpochRecord};
 use outlast_engine::kill_points::{Point, pass};
+use outlast_shipper::Identity;
 use outlast_shipper::drive::boot_time;
 
 use super::Inner;
@@ -48,8 +49,11 @@ impl Inner {
             self.dial.notify_one();
         }
         let certificate = self.certificate(&facts, options, decision, epoch, start);
-        if promoted && let Err(error) = certificate.store(&self.dir) {
+        if promoted && let Err(error) = certificate.store(&self.dir, Ok(self.identity.clone())) {
             tracing::error!(%error, "the certificate could not be stored; it was printed");
+        }
+        if promoted {
+            self.announce_role();
         }
         Ok(certificate)
     }
@@ -175,8 +179,10 @@ pub fn promote_offline(dir: &std::path::Path, options: &PromoteOptions) -> Resul
         _ => None,
     };
     let certificate = certify(&store, &config, &facts, options, decision, epoch, start);
+    // A key that is lost or damaged keeps nobody from being promoted.
+    let key = Identity::load(&dir.key()).map_err(|error| error.to_string());
     if certificate.epoch.is_some()
-        && let Err(error) = certificate.store(&dir)
+        && let Err(error) = certificate.store(&dir, key)
     {
         tracing::error!(%error, "the certificate could not be stored; it was printed");
     }
@@ -232,24 +238,5 @@ fn certify(
         epoch,
         took_ms: ms_since(start),
         wall_ms: SystemClock::default().wall_ms(),
-    }
-}
-
-impl Certificate {
-    /// Stores the certificate beside the log, for later.
-    fn store(&self, dir: &NodeDir) -> std::io::Result<()> {
-        let Some(epoch) = &self.epoch else {
-            return Ok(());
-        };
-        let folder = dir.promotions();
-        std::fs::create_dir_all(&folder)?;
-        let name = format!("cert-{}-{}.json", epoch.term, epoch.id.short());
-        let text = serde_json::to_vec_pretty(self).map_err(std::io::Error::other)?;
-        let file = std::fs::File::create(folder.join(name))?;
-        std::io::Write::write_all(&mut &file, &text)?;
-        pass(Point::CertificateWritten);
-        file.sync_all()?;
-        pass(Point::CertificateStored);
-        Ok(())
     }
 }

@@ -10,6 +10,7 @@ use outlast_shipper::drive::boot_time;
 use super::Inner;
 use super::protect::policy_name;
 use crate::follow::{self, Follower};
+use crate::hook::{Hook, HookRun};
 use crate::roles;
 use crate::status::{Lag, PeerStatus, ProtectionState, ProtectionStatus, Role, Status};
 
@@ -99,6 +100,8 @@ impl Inner {
                 "ACKED TAIL LOST up to {lsn}: it must be sent again"
             ));
         }
+        let role_change = self.announced.hook().and_then(Hook::last);
+        warnings.extend(role_change.as_ref().and_then(HookRun::warning));
         let held_log_time = self.store.held_log_time();
         if let Some(held) = held_log_time {
             let ahead = Duration::from_millis(held.wall_ms.saturating_sub(held.log_ms));
@@ -118,6 +121,7 @@ impl Inner {
             schema: 1,
             next: next.or_else(|| clock.map(str::to_owned)),
             held_log_time,
+            role_change,
             cluster: self.store.cluster(),
             node: self.store.node(),
             node_name: self.store.node_name(),

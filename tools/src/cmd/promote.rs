@@ -55,7 +55,14 @@ impl Promote {
             },
             None => promote_offline(&global.dir()?, &options).map_err(failed)?,
         };
-        global.output.result(&certificate, || text(&certificate))?;
+        let kept = match certificate.outcome {
+            Outcome::Promoted => super::certificate::kept_at(&global.dir()?, &certificate),
+            _ => None,
+        };
+        global.output.result(&certificate, || {
+            let kept = kept.map(|kept| format!("\n{:<16}{kept}", "certificate"));
+            text(&certificate) + &kept.unwrap_or_default()
+        })?;
         Ok(match certificate.outcome {
             Outcome::Refused { .. } => Exit::Refused,
             _ => Exit::Ok,
@@ -64,7 +71,7 @@ impl Promote {
 }
 
 /// The certificate for people.
-pub(crate) fn text(certificate: &Certificate) -> String {
+pub(super) fn text(certificate: &Certificate) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, value: String| lines.push(format!("{name:<16}{value}"));
     match &certificate.outcome {
