@@ -25,6 +25,7 @@ mod node;
 mod promise;
 mod promotion;
 mod repair;
+mod resolve;
 mod roles;
 pub mod status;
 
@@ -37,3 +38,4 @@ pub use node::{Node, promote_offline};
 pub use outlast_engine as engine;
 pub use outlast_proto as proto;
 pub use repair::{Repair, RepairFrom, RepairOptions, repair_offline};
+pub use resolve::{Resolution, ResolveOptions, ResolveOutcome};

@@ -5,6 +5,7 @@ mod net;
 mod promote;
 mod protect;
 mod repair;
+mod resolve;
 mod roles;
 mod state;
 
@@ -254,6 +255,15 @@ impl Node {
     /// Refused unless this node is such a primary.
     pub fn resume_alone(&self, reason: &str) -> Result<EpochRecord> {
         self.inner.resume_alone(reason)
+    }
+
+    /// Settles a conflict: this node goes on in a higher term, or stays behind as a fork.
+    ///
+    /// # Errors
+    /// When the choice cannot be made durable; the node then still stands in the conflict. A
+    /// refusal is no error but an outcome.
+    pub fn resolve(&self, options: &crate::ResolveOptions) -> Result<crate::Resolution> {
+        self.inner.resolve(options)
     }
 
     /// Promises, durably and for all answers from now on, that no more is lost than `policy` says.

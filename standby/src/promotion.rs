@@ -349,6 +349,19 @@ pub(crate) fn conditions(facts: &Facts, fencing: Fencing) -> Vec<String> {
          this node's disk kept what it had fsynced"
             .to_owned(),
     ];
+    if let Finding::Known(CertifiedBound {
+        bytes: None,
+        commits: None,
+        ..
+    }) = &facts.bound
+    {
+        conditions.push(
+            "the bound is one of time alone: if the old primary's machine can be paused together \
+             with its clocks, as a virtual machine can, it is none for what was answered after \
+             such a pause"
+                .to_owned(),
+        );
+    }
     conditions.push(match fencing {
         Fencing::Fenced => {
             "FENCED: the old primary's lease is out, so it acknowledges nothing any more, unless \
@@ -527,6 +540,28 @@ mod tests {
             decide(&unheard, &options()),
             Decision::Promote(Fencing::Not)
         );
+    }
+
+    #[test]
+    fn a_bound_of_time_alone_says_on_what_it_rests() {
+        let said = |bound| {
+            let facts = Facts {
+                bound: Finding::Known(bound),
+                ..facts()
+            };
+            conditions(&facts, Fencing::Fenced).join("; ")
+        };
+        let time = CertifiedBound {
+            bytes: None,
+            commits: None,
+            span_ms: Some(100),
+            lease_ms: 3000,
+            record: Lsn(80),
+        };
+        let paused = |said: String| said.contains("can be paused");
+        assert!(paused(said(time)));
+        let bytes = Some(65_536);
+        assert!(!paused(said(CertifiedBound { bytes, ..time })));
     }
 
     #[test]

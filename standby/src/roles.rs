@@ -107,7 +107,12 @@ pub fn fence(store: &Store, term: Term) {
 pub fn halt(store: &Store, kind: &ConflictKind, heard: Term) {
     let why = match kind {
         ConflictKind::EqualTerms => {
-            format!("CONFLICT: two nodes opened term {}", heard.number)
+            let (number, theirs) = (heard.number, heard.opened_by);
+            let ours = self::heard(store).opened_by;
+            format!(
+                "CONFLICT: two nodes opened term {number}: this one with epoch {ours}, the other \
+                 with epoch {theirs}"
+            )
         }
         other => format!("CONFLICT with the peer: {other:?}"),
     };

@@ -17,6 +17,7 @@ mod read;
 mod rebuild_index;
 mod relay;
 mod repair;
+mod resolve;
 mod resume;
 mod serve;
 mod status;
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Protect(protect::Protect),
     ResumeAlone(resume::ResumeAlone),
+    Resolve(resolve::Resolve),
     ConfirmClock(clock::ConfirmClock),
     Get(read::Get),
     Scan(read::Scan),
@@ -74,6 +76,7 @@ impl Command {
             Self::Policy(policy) => policy.run(global),
             Self::Protect(protect) => protect.run(global),
             Self::ResumeAlone(resume) => resume.run(global),
+            Self::Resolve(resolve) => resolve.run(global),
             Self::ConfirmClock(confirm) => confirm.run(global),
             Self::Get(get) => get.run(global),
             Self::Scan(scan) => scan.run(global),

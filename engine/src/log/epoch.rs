@@ -62,6 +62,8 @@ impl Log {
             manifest.forget_received(writer.chain.lsn);
             manifest.term_given = manifest.term_given.max(record.term);
             manifest.start_given = manifest.start_given.max(record.start);
+            // Who begins one has left the conflict that there may have been.
+            manifest.halted = None;
             if raise_term {
                 manifest.attached_in = None;
             }
@@ -195,6 +197,8 @@ impl Log {
         pass(Point::FenceBegins);
         self.change_manifest(|manifest| {
             manifest.fenced_by = Some(by);
+            // An operator has chosen the other history.
+            manifest.halted = None;
             if manifest.term_heard.is_none_or(|heard| heard.term < by.term) {
                 manifest.term_heard = Some(by);
             }
@@ -215,6 +219,32 @@ impl Log {
         drop(writer);
         self.cell.notify();
         Ok(())
+    }
+
+    /// Lets an epoch begin that ends a conflict. Durable is only that epoch: a crash before it
+    /// leaves the conflict as it was. Answers with what it was about.
+    pub(crate) fn leave_conflict(&self) -> Result<String> {
+        let _writer = self.writer();
+        let mut state = self.state.write();
+        let LogState::Halted(why) = &*state else {
+            let message = "this node stands in no conflict";
+            return Err(Error::new(ErrorKind::NotWriter, message));
+        };
+        let why = why.clone();
+        *state = LogState::Reading;
+        self.levels.begin_again();
+        Ok(why)
+    }
+
+    /// No epoch could begin: the conflict is what it was.
+    pub(crate) fn return_to_conflict(&self, why: &str) {
+        if self.state() != LogState::Reading {
+            return;
+        }
+        // The epoch may be noted already, and with it that the conflict is left.
+        if self.halt(why).is_err() {
+            self.stop_writing(LogState::Halted(why.to_owned()));
+        }
     }
 
     /// The newest protection record that this node ever heard of.

@@ -136,6 +136,11 @@ impl Levels {
         }
     }
 
+    /// Lets commits wait again, of a node that writes again.
+    pub(super) fn begin_again(&self) {
+        self.waiting.lock().ended = None;
+    }
+
     /// Ends all waiting, for good: whether their level was or will be reached is not known here any
     /// more.
     pub(super) fn abandon(&self, error: &Error, finished: &mut Finished) {

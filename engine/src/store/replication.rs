@@ -7,7 +7,9 @@ use bytes::Bytes;
 use super::Store;
 use super::state::check_payloads;
 use crate::error::Result;
-use crate::format::{Chain, EpochId, FrameRun, Lsn, LsnRange, Position, ProtectionRecord};
+use crate::format::{
+    Chain, EpochId, EpochReason, EpochRecord, FrameRun, Lsn, LsnRange, Position, ProtectionRecord,
+};
 use crate::log::{
     CommitGate, FrameSource, LogCursor, LogView, Protection, ProtectionMark, RepairReport,
     ReplicaPositions, TermMark, UnprotectedTime,
@@ -146,6 +148,19 @@ impl Store {
     /// `DiskFull`, `Io`; the node then still is what it was.
     pub fn halt(&self, why: &str) -> Result<()> {
         self.log().halt(why)
+    }
+
+    /// Goes on from a conflict, as an operator has chosen this node's history: begins an epoch of a
+    /// higher term, as [`Store::begin_epoch`] does, which whoever holds the other history follows
+    /// or is fenced by.
+    ///
+    /// # Errors
+    /// `NotWriter` when this node stands in none, and those of [`Store::begin_epoch`]; it then
+    /// still stands in it.
+    pub fn settle_conflict(&self, note: &str) -> Result<EpochRecord> {
+        let why = self.log().leave_conflict()?;
+        let begun = self.begin_epoch(EpochReason::Promotion, note);
+        begun.inspect_err(|_| self.log().return_to_conflict(&why))
     }
 
     /// The newest protection record that this node ever heard of.

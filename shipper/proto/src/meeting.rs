@@ -50,8 +50,9 @@ pub enum Meeting {
     Follow,
     /// Send this and close the connection. A live session goes on.
     Refuse(Refuse),
-    /// For a node that was a writer: a higher term exists. Note it durably, stop acknowledging and
-    /// end every session; only then send the answer and close the connection.
+    /// For a node that was a writer, or stands in a conflict: a higher term exists. Note it durably,
+    /// stop acknowledging and end every session; only then send the answer and close the
+    /// connection.
     Fence {
         /// The higher term.
         term: Term,
@@ -106,9 +107,9 @@ pub fn meet(config: &Config, local: &Local<'_>, peer: NodeId, hello: &Hello) -> 
         Some(reason) if claimed.number > local.heard.number => {
             let (term, refuse) = (claimed, refuse(claimed, reason));
             match local.role {
-                Role::Primary | Role::Fenced => Meeting::Fence { term, refuse },
+                // In a conflict nobody but an operator opens a higher term: this is the choice.
+                Role::Primary | Role::Fenced | Role::Conflict(_) => Meeting::Fence { term, refuse },
                 Role::Standby | Role::Withdrawn | Role::Failed => Meeting::Hear { term, refuse },
-                Role::Conflict(_) => Meeting::Refuse(refuse),
             }
         }
         Some(reason) => Meeting::Refuse(refuse(local.heard, reason)),
@@ -143,6 +144,9 @@ fn declined(
         Role::Fenced => return Some(RefuseReason::Fenced),
         Role::Withdrawn => return Some(RefuseReason::Withdrawn),
         Role::Failed => return Some(RefuseReason::LogFailed),
+        Role::Conflict(_) if claimed.number > local.heard.number => {
+            return Some(RefuseReason::Fenced);
+        }
         Role::Conflict(kind) => return Some(RefuseReason::Conflict(kind)),
         Role::Standby => {}
     }

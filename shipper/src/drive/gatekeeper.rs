@@ -125,6 +125,14 @@ impl Gatekeeper {
         }
     }
 
+    /// Answers again: an operator has chosen this node to go on from a conflict, which had shut it.
+    /// The epoch that is begun next brings a gate of its own.
+    pub fn open_again(&self) {
+        let mut inner = self.inner.lock();
+        inner.gate = None;
+        inner.shut = false;
+    }
+
     /// How the promise stands; `None` before an epoch of this process.
     #[must_use]
     pub fn status(&self) -> Option<GateStatus> {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::certificate::{Certificate, PromoteOptions};
 use crate::repair::{Repair, RepairOptions};
+use crate::resolve::{Resolution, ResolveOptions};
 use crate::status::Status;
 
 /// Longest message in bytes: a batch of the largest frame and its keys, with room to spare.
@@ -155,6 +156,8 @@ pub enum Ask {
         /// Whether nothing is written: the answer is what would be.
         dry_run: bool,
     },
+    /// Settle a conflict, or say what that would do. Answered by [`Reply::Resolved`].
+    Resolve(ResolveOptions),
 }
 
 /// One operation of a batch.
@@ -279,6 +282,8 @@ pub enum Reply {
     Checkpoint(Box<Checkpoint>),
     /// What was written down about the promise.
     Protection(Box<ProtectionRecord>),
+    /// To [`Ask::Resolve`].
+    Resolved(Box<Resolution>),
 }
 
 /// Why a request came to nothing.

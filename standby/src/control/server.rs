@@ -271,6 +271,10 @@ async fn handle(node: &Arc<Inner>, request: Request, client: &mut Client) {
                 move |node: &Inner| node.promote(&options).map(|c| Reply::Promoted(Box::new(c)));
             answer_by(node, id, outbox, promote);
         }
+        Ask::Resolve(options) => answer_by(node, id, outbox, move |node| {
+            node.resolve(&options)
+                .map(|done| Reply::Resolved(Box::new(done)))
+        }),
         Ask::Repair(options) => answer_by(node, id, outbox, move |node| {
             node.repair(&options)
                 .map(|done| Reply::Repaired(Box::new(done)))

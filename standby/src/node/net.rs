@@ -141,6 +141,7 @@ async fn greet(inner: Arc<Inner>, link: Link) {
         Err(_) => return handle.close(CloseCode::BAD_MESSAGE, "a Hello was due"),
     };
     let peer = wire.handle().peer().node;
+    let theirs = Term::of(&hello.history).or_higher(hello.heard);
     let follower = inner.follower.lock().clone();
     let meeting = match &follower {
         Some(follower) => follower.meet(peer, &hello),
@@ -179,7 +180,7 @@ async fn greet(inner: Arc<Inner>, link: Link) {
             decline(wire, refuse).await;
         }
         (Meeting::Conflict { kind, refuse }, None) => {
-            inner.halt(&kind, refuse.heard);
+            inner.halt(&kind, theirs);
             decline(wire, refuse).await;
         }
     }

@@ -221,9 +221,11 @@ impl Inner {
             Role::Fenced { .. } => {
                 Some("send writes to the new primary; this node stays readable".to_owned())
             }
-            Role::Conflict { .. } => {
-                Some("keep both nodes' directories and decide which history stays".to_owned())
-            }
+            Role::Conflict { .. } => Some(
+                "read both nodes and decide which history stays; there, with its epoch: outlast \
+                 resolve --keep EPOCH --dry-run --reason '…'"
+                    .to_owned(),
+            ),
             Role::Poisoned { .. } => Some("check the disk, then start the node again".to_owned()),
         }
     }
