@@ -9,28 +9,27 @@
 //! goes on where it was.
 
 use std::error::Error;
-use std::net::{SocketAddr, UdpSocket};
-use std::path::Path;
 use std::time::Duration;
 
-use outlast_shipper::{Peer, Peers};
+use outlast_standby::Node;
 use outlast_standby::certificate::{AcceptedLoss, Outcome, PromoteOptions};
-use outlast_standby::config::Policy;
 use outlast_standby::engine::{Batch, CommitOptions, Level, Receipt};
-use outlast_standby::{Card, NewNode, Node, NodeDir, init};
+use outlast_standby::status::Role;
+use outlast_standby::testing::LoopbackPair;
 
 type Done<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> Done<()> {
     let place = tempfile::tempdir()?;
-    let (seoul, pangyo) = (place.path().join("seoul"), place.path().join("pangyo"));
-    make_pair(&seoul, &pangyo)?;
-
-    let primary = Profiles(Node::start(&seoul)?);
-    let standby = Profiles(Node::start(&pangyo)?);
+    let pair = LoopbackPair::make(place.path())?;
+    let primary = Profiles(pair.start_primary()?);
+    let standby = Profiles(pair.start_standby()?);
     primary.publish("mina", "sailing in July", "jun", Level::Applied)?;
     println!("on the standby jun sees {:?}", standby.view("mina", "jun")?);
 
+    // A service watches what its node is, and takes up its work when that may be done here.
+    let mut roles = standby.0.roles();
+    assert_eq!(roles.borrow_and_update().role, Role::Standby);
     primary.0.stop()?;
     let certificate = standby.0.promote(&PromoteOptions {
         primary_is_down: true,
@@ -41,8 +40,17 @@ fn main() -> Done<()> {
         ..PromoteOptions::default()
     })?;
     assert_eq!(certificate.outcome, Outcome::Promoted);
-    println!("promoted in {} ms", certificate.took_ms);
+    assert!(roles.has_changed()?);
+    let now = roles.borrow_and_update().clone();
+    assert_eq!(now.role, Role::Primary);
+    println!(
+        "promoted in {} ms, certified in {:?}",
+        certificate.took_ms, now.certificate
+    );
 
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let store = runtime.block_on(standby.0.until_writable()).clone();
+    assert!(store.find_keyspace("profiles").is_ok());
     let promoted = standby;
     promoted.publish("mina", "a secret", "ara", Level::Local)?;
     println!("jun sees {:?} now", promoted.view("mina", "jun")?);
@@ -82,41 +90,8 @@ impl Profiles {
     }
 }
 
-/// Makes both nodes, and lets each trust the other by its card.
-fn make_pair(seoul: &Path, pangyo: &Path) -> Done<()> {
-    let (here, there) = (free_address()?, free_address()?);
-    let node = |name: &str, peer: &str, listen| NewNode {
-        name: name.to_owned(),
-        cluster: None,
-        standby: false,
-        peer: Some(peer.to_owned()),
-        policy: Some(Policy::Async),
-        listen,
-        segment_size: 1 << 20,
-    };
-    let first = init(seoul, &node("seoul", "pangyo", here))?;
-    let standby = NewNode {
-        cluster: Some(first.cluster),
-        standby: true,
-        ..node("pangyo", "seoul", there)
-    };
-    let second = init(pangyo, &standby)?;
-    trust(seoul, &second, there)?;
-    trust(pangyo, &first, here)
-}
-
-fn trust(dir: &Path, card: &Card, address: SocketAddr) -> Done<()> {
-    let mut peers = Peers::default();
-    peers.add(Peer {
-        name: card.name.clone(),
-        node: card.node,
-        pin: card.pin,
-        address: Some(address),
-    })?;
-    peers.save(&NodeDir::new(dir).peers())?;
-    Ok(())
-}
-
-fn free_address() -> Done<SocketAddr> {
-    Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
+#[cfg(test)]
+#[test]
+fn a_service_is_promoted_in_its_own_process_and_goes_on_writing() -> Done<()> {
+    main()
 }

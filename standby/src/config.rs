@@ -430,6 +430,7 @@ mod tests {
             policy: Some(policy),
             http: Some("127.0.0.1:7412".parse().unwrap()),
             tuning: Tuning::default(),
+            on_role_change: None,
         }
     }
 

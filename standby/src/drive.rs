@@ -10,6 +10,6 @@ pub use crate::promotion::{
     Candidate, Decision, Facts, Promotion, Standing, positions_of, promote, standing_of,
 };
 pub use crate::roles::{
-    Boot, boot, dial_mode, fence, halt, meet, primary_facts, remember, resume, role, standby_facts,
-    was_writer,
+    Boot, boot, compare_promises, dial_mode, fence, halt, meet, primary_facts, remember, resume,
+    role, standby_facts, was_writer,
 };

@@ -28,6 +28,7 @@ mod repair;
 mod resolve;
 mod roles;
 pub mod status;
+pub mod testing;
 
 pub use backup::{checkpoint_offline, restore};
 pub use dir::NodeDir;

@@ -1,7 +1,7 @@
 //! What a node does about its role, whoever runs it: decisions and facts over the store, without a
 //! thread, a link or a clock.
 
-use outlast_engine::format::{EpochReason, EpochRecord, NodeId};
+use outlast_engine::format::{EpochReason, EpochRecord, History, Lsn, NodeId};
 use outlast_engine::{LogState, LogView as StoreView, Store, TermMark};
 use outlast_proto::{
     AckMark, Config, ConflictKind, Hello, Identity, Local, LogView, Meeting, Mode, Position,
@@ -148,6 +148,33 @@ pub fn primary_facts(store: &Store, peer: NodeId, remembered: Option<AckMark>) -
         state: primary_view(store).state,
         remembered,
     }
+}
+
+/// Notes, before anything is answered, that a primary remembers more of this standby's
+/// acknowledgements than this standby holds: nothing that it proves of the old promise is true
+/// until that was sent again.
+///
+/// # Errors
+/// Those of [`Store::note_tail_lost`].
+pub fn compare_promises(
+    store: &Store,
+    history: &History,
+    remembered: Option<AckMark>,
+) -> outlast_engine::Result<()> {
+    let Some(mark) = remembered else {
+        return Ok(());
+    };
+    let mut epochs = history.epochs().iter();
+    let epoch = epochs.find(|epoch| epoch.id == mark.epoch);
+    let left = history.end_of(mark.epoch, Lsn(u64::MAX));
+    let (Some(epoch), Some(left)) = (epoch, left) else {
+        return Ok(());
+    };
+    let promised = mark.durable.min(left);
+    if promised <= store.positions().durable.lsn {
+        return Ok(());
+    }
+    store.note_tail_lost(epoch, promised)
 }
 
 /// What a primary keeps in mind of a durable position that its standby reported.

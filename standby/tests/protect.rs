@@ -6,10 +6,12 @@ mod support;
 use std::time::{Duration, Instant};
 
 use outlast_standby::certificate::{AcceptedLoss, Fencing, Outcome, PromoteOptions};
+use outlast_standby::drive::compare_promises;
 use outlast_standby::engine::{
-    Batch, CommitError, CommitOptions, ErrorKind, Level, ProtectionMark, Receipt, UnprotectedBy,
+    Batch, CommitError, CommitOptions, ErrorKind, Level, Lsn, ProtectionMark, Receipt,
+    UnprotectedBy,
 };
-use outlast_standby::proto::{Action, Bound, LEASE_DEFAULT, Policy, Standing};
+use outlast_standby::proto::{AckMark, Action, Bound, LEASE_DEFAULT, Policy, Standing};
 use outlast_standby::status::{ProtectionState, Role, Stage, Unprotected};
 use outlast_standby::{Node, NodeDir};
 
@@ -452,4 +454,56 @@ fn a_standby_that_knows_of_a_record_it_lacks_or_of_a_suspension_certifies_nothin
     };
     b.store().note_protection(newer).unwrap();
     assert!(bound().known().is_none(), "it lacks a record");
+}
+
+#[test]
+fn a_standby_that_is_told_of_acknowledgements_that_it_lost_certifies_no_bound_until_it_has_them() {
+    let (pair, a, b) = Pair::met();
+    a.set_policy(at_most(5), Action::Stall, "test").unwrap();
+    let last = put(&a, "last", Level::Replicated).unwrap();
+    let dry = PromoteOptions {
+        dry_run: true,
+        ..options()
+    };
+    let bound = |node: &Node| node.promote(&dry).unwrap().bound;
+    until("it has heard of the record", || bound(&b).known().is_some());
+    a.stop().unwrap();
+    // What a primary says that remembers more than this disk has: an older image was put back.
+    let history = b.store().history();
+    let more = AckMark {
+        epoch: last.epoch,
+        durable: Lsn(b.store().positions().durable.lsn.0 + 1000),
+    };
+    let nothing = AckMark {
+        durable: b.store().positions().durable.lsn,
+        ..more
+    };
+    for known in [None, Some(nothing)] {
+        compare_promises(b.store(), &history, known).unwrap();
+        assert!(bound(&b).known().is_some());
+    }
+    compare_promises(b.store(), &history, Some(more)).unwrap();
+    let says_so = |node: &Node| {
+        let loud = |warning: &String| warning.contains("ACKED TAIL LOST");
+        assert!(
+            node.status().warnings.iter().any(loud),
+            "{:?}",
+            node.status()
+        );
+        let certificate = node.promote(&dry).unwrap();
+        assert_eq!(certificate.acked_tail_lost, Some(more.durable));
+        assert!(certificate.bound.known().is_none(), "{certificate:?}");
+    };
+    says_so(&b);
+    // Durably.
+    b.stop().unwrap();
+    let b = pair.start("b");
+    says_so(&b);
+    // The primary has it no more either: its next epoch begins before, and that is its history.
+    let a = pair.start("a");
+    until("it writes again", || a.status().role == Role::Primary);
+    put(&a, "again", Level::Applied).unwrap();
+    until("it is settled", || {
+        b.store().recovered().acked_tail_lost.is_none()
+    });
 }

@@ -1,9 +1,10 @@
 //! Following: taking frames that another node formed, byte for byte.
 
 use super::lane::Reserve;
+use super::manifest::TailLost;
 use super::{Log, LogState};
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Chain, FrameRun, Lsn};
+use crate::format::{Chain, EpochRecord, FrameRun, Lsn};
 use crate::kill_points::{Point, pass};
 
 impl Log {
@@ -170,6 +171,21 @@ impl Log {
         drop(writer);
         self.cell.notify();
         Ok(self.cell.durable())
+    }
+
+    /// Notes durably that this node acknowledged up to `lsn` in `epoch` and does not hold that, as
+    /// somebody else remembers. What it knows already of a longer one stays.
+    pub(crate) fn note_tail_lost(&self, epoch: &EpochRecord, lsn: Lsn) -> Result<()> {
+        let _writer = self.writer();
+        let lost = TailLost::new(epoch, lsn);
+        let known = self.manifest.lock().tail_lost;
+        let lasts = lost.lasts(&self.history.read(), self.cell.durable());
+        if !lasts || known.is_some_and(|known| known.lsn >= lsn) {
+            return Ok(());
+        }
+        self.change_manifest(|manifest| manifest.tail_lost = Some(lost))?;
+        self.recovered.lock().acked_tail_lost = Some(lsn);
+        Ok(())
     }
 
     /// Says no longer that an acknowledged tail is lost, once it was sent again or it is certain

@@ -150,6 +150,17 @@ impl Store {
         self.log().halt(why)
     }
 
+    /// Notes durably that this node acknowledged up to `lsn` in `epoch` and no longer holds that: a
+    /// peer remembers it, and this node's disk does not, as after an older image of it was put
+    /// back. It is said until it was sent again, as
+    /// [`Recovered::acked_tail_lost`](crate::Recovered::acked_tail_lost).
+    ///
+    /// # Errors
+    /// `DiskFull`, `Io`.
+    pub fn note_tail_lost(&self, epoch: &EpochRecord, lsn: Lsn) -> Result<()> {
+        self.log().note_tail_lost(epoch, lsn)
+    }
+
     /// Goes on from a conflict, as an operator has chosen this node's history: begins an epoch of a
     /// higher term, as [`Store::begin_epoch`] does, which whoever holds the other history follows
     /// or is fenced by.

@@ -149,6 +149,11 @@ async fn greet(inner: Arc<Inner>, link: Link) {
     };
     match (meeting, follower) {
         (Meeting::Follow | Meeting::Conflict { .. }, Some(follower)) => {
+            let noted = roles::compare_promises(&inner.store, &hello.history, hello.remembered);
+            if let Err(error) = noted {
+                tracing::error!(%error, "not followed: what was lost here could not be noted");
+                return;
+            }
             let (wire, nonce) = (Box::new(wire), nonce());
             let hello = Box::new(*hello);
             let meet = Command::Meet { wire, nonce, hello };
