@@ -40,7 +40,7 @@ use crate::time::MonoTime;
 pub const GATE_WINDOW_BYTES_DEFAULT: u64 = 8 << 20;
 
 /// How a gate works, apart from what is promised.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct GateConfig {
     /// Most bytes of log that wait for the gate before new commits wait outside of the log. Default
     /// 8 MiB. A single group may be longer.
@@ -123,7 +123,7 @@ pub enum Admission {
 }
 
 /// What one standby has said.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 struct Member {
     /// What it reported durable in its session; between sessions, in the last one.
     replicated: Position,
@@ -146,7 +146,7 @@ struct Member {
 /// 4. A record that tightens binds every answer after it; one that loosens, none before all of them
 ///    hold it, but for a suspension.
 /// 5. Nothing is answered any more once it is shut.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Gate {
     config: GateConfig,
     now: MonoTime,
@@ -410,7 +410,9 @@ impl Gate {
             within || planted,
             "answered {end:?} with {exposure:?} under {terms:?}"
         );
-        self.slope.answered(self.now, terms, before, end, exposure);
+        if self.config.slope {
+            self.slope.answered(self.now, terms, before, end, exposure);
+        }
     }
 
     /// When time alone changes what may be answered.
@@ -470,7 +472,9 @@ impl Gate {
             self.named = self.records.members();
         }
         let replicated = self.replicated();
-        if let Some(took) = self.answered.replicated(self.now, replicated) {
+        if let Some(took) = self.answered.replicated(self.now, replicated)
+            && self.config.slope
+        {
             self.slope.replicated(took);
         }
     }

@@ -1,10 +1,19 @@
 //! The configurations that are searched: what they differ in is what is promised, and what of the
 //! world's freedom is kept small so that all of it can be visited.
 
-use crate::pair::{self, Pair};
-use crate::rules::Rule;
+use crate::pair::{self, Pair, Record, Rule};
 use crate::search::{Searched, search};
 use crate::terms::{self, Nodes};
+
+const fn in_force(at: u8, bound: u8) -> Record {
+    let lasts = None;
+    Record { at, bound, lasts }
+}
+
+const fn suspended(at: u8, bound: u8) -> Record {
+    let lasts = Some(1);
+    Record { at, bound, lasts }
+}
 
 /// Those of a pair with its clocks, each with a name.
 #[must_use]
@@ -13,11 +22,13 @@ pub fn pairs() -> Vec<(&'static str, Pair)> {
         off: None,
         frames: 3,
         bound: Some(1),
-        record: None,
+        time: None,
+        records: &[],
         sessions: 1,
         under_way: 1,
         clock: 3,
         primary_crashes: 0,
+        alone: false,
         standby_crashes: 0,
         duplicates: false,
     };
@@ -49,7 +60,7 @@ pub fn pairs() -> Vec<(&'static str, Pair)> {
             "in force",
             Pair {
                 bound: None,
-                record: Some((3, 1)),
+                records: const { &[in_force(3, 1)] },
                 ..commits
             },
         ),
@@ -57,8 +68,54 @@ pub fn pairs() -> Vec<(&'static str, Pair)> {
             "loosening",
             Pair {
                 bound: Some(0),
-                record: Some((1, 2)),
+                records: const { &[in_force(1, 2)] },
                 ..commits
+            },
+        ),
+        (
+            "time",
+            Pair {
+                bound: Some(3),
+                time: Some(1),
+                ..commits
+            },
+        ),
+        (
+            "suspension",
+            Pair {
+                bound: Some(0),
+                frames: 2,
+                records: const { &[suspended(1, 0)] },
+                standby_crashes: 1,
+                ..commits
+            },
+        ),
+        (
+            "resumption",
+            Pair {
+                bound: Some(0),
+                records: const { &[suspended(1, 0), in_force(2, 0)] },
+                ..commits
+            },
+        ),
+        (
+            "suspended, the primary restarts",
+            Pair {
+                bound: Some(0),
+                frames: 1,
+                records: const { &[suspended(1, 0)] },
+                sessions: 2,
+                primary_crashes: 1,
+                ..commits
+            },
+        ),
+        (
+            "the primary goes on alone",
+            Pair {
+                bound: Some(0),
+                alone: true,
+                under_way: 1,
+                ..primary
             },
         ),
     ]
@@ -134,6 +191,9 @@ pub fn pair_without(rule: Rule) -> (&'static str, Searched<pair::Step>) {
             "primary restarts"
         }
         Rule::CertificateByRecord => "in force",
+        Rule::CertificateInForce | Rule::NoteBeforeEcho | Rule::SuspensionHeard => "suspension",
+        Rule::AnswerWithinTime => "time",
+        Rule::EpochStartTold => "the primary goes on alone",
         Rule::LooseningWaitsForStandby => "loosening",
         _ => "commits",
     };

@@ -4,9 +4,8 @@ use std::fmt::{Debug, Display};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use outlast_exhaustive::rules::Rule;
 use outlast_exhaustive::search::{Model, Searched, search};
-use outlast_exhaustive::{nodes, nodes_without, pair_without, pairs, terms};
+use outlast_exhaustive::{nodes, nodes_without, pair, pair_without, pairs, terms};
 
 fn main() -> ExitCode {
     let mut good = true;
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
     for (name, nodes) in nodes() {
         good &= sound(name, &nodes);
     }
-    for rule in Rule::ALL {
+    for rule in pair::Rule::ALL {
         good &= needed(&rule, pair_without(rule));
     }
     for rule in terms::Rule::ALL {

@@ -1,7 +1,7 @@
 //! Breadth-first search over states, which are told apart by fingerprints of 128 bits.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hash, Hasher};
 
 /// What is searched.
 pub trait Model {
@@ -43,7 +43,8 @@ pub struct Searched<S> {
 /// Visits all states, or at most about `most`, until a promise is broken.
 pub fn search<M: Model>(model: &M, most: usize) -> Searched<M::Step> {
     let start = model.start();
-    let mut seen = HashSet::from([fingerprint(&start)]);
+    let mut seen: HashSet<u128, BuildHasherDefault<Taken>> = HashSet::default();
+    seen.insert(fingerprint(&start));
     // The step that led to each state, and the index of where it was taken.
     let mut links: Vec<Option<(usize, M::Step)>> = vec![None];
     let mut level = vec![(0, start)];
@@ -102,11 +103,72 @@ fn trace<S: Clone>(links: &[Option<(usize, S)>], mut index: usize) -> Vec<S> {
 }
 
 fn fingerprint(state: &impl Hash) -> u128 {
-    let half = |salt: u8| {
-        let mut hasher = DefaultHasher::new();
-        salt.hash(&mut hasher);
-        state.hash(&mut hasher);
-        u128::from(hasher.finish())
-    };
-    half(1) << 64 | half(2)
+    let mut lanes = Lanes([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
+    state.hash(&mut lanes);
+    // Twice more, so that what came last is spread as well.
+    lanes.write_u64(0);
+    lanes.write_u64(0);
+    let [a, b] = lanes.0;
+    u128::from(a) << 64 | u128::from(b)
+}
+
+/// Two hashes in one pass: each takes in a number by a multiplication whose halves are folded.
+struct Lanes([u64; 2]);
+
+impl Hasher for Lanes {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let number = chunk.iter().fold(0, |n, byte| n << 8 | u64::from(*byte));
+            self.write_u64(number);
+        }
+    }
+
+    fn write_u8(&mut self, number: u8) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        self.write_u64(u64::from(number));
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let [a, b] = self.0;
+        let a = fold(a ^ number, 0xa076_1d64_78bd_642f);
+        let b = fold(b ^ number.rotate_left(32), 0xe703_7ed1_a0b4_28db);
+        // A product of nothing would forget what came before.
+        self.0 = [a.wrapping_add(0x8ebc_6af0_9c88_c6e3), b ^ a.rotate_left(17)];
+    }
+
+    fn finish(&self) -> u64 {
+        let [a, b] = self.0;
+        a ^ b
+    }
+}
+
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    let (high, low) = (product >> 64, product & u128::from(u64::MAX));
+    u64::try_from(high ^ low).unwrap_or_default()
+}
+
+/// What is told apart by fingerprints needs no other hash.
+#[derive(Default)]
+struct Taken(u64);
+
+impl Hasher for Taken {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("fingerprints are numbers");
+    }
+
+    fn write_u128(&mut self, number: u128) {
+        self.0 = u64::try_from(number >> 64).unwrap_or_default();
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }

@@ -16,7 +16,7 @@ const ANSWERS_MAX: usize = 4096;
 /// Invariants: positions rise strictly, times do not fall; all are above what is replicated; the
 /// time of each is that of its decision or an earlier one, so that no exposure looks younger than
 /// it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Answered {
     open: VecDeque<(Position, MonoTime)>,
     /// Up to here something may have been answered at a time that is not known: by the process

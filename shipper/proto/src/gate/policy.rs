@@ -86,7 +86,7 @@ pub enum Standing {
 }
 
 /// A protection record: complete, so that the newest one says all.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Protection {
     /// How much may be lost.
     pub policy: Policy,

@@ -14,7 +14,7 @@ use crate::time::MonoTime;
 /// Records in the order of the log, from the newest one that every standby holds.
 ///
 /// Invariant: at least one; the positions rise.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Records {
     base: Protection,
     later: VecDeque<(ProtectionPoint, Protection)>,
@@ -22,7 +22,7 @@ pub(super) struct Records {
 }
 
 /// A promise that is lifted for a while, or is about to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 struct Suspension {
     point: ProtectionPoint,
     lasts: Duration,

@@ -13,7 +13,7 @@ use crate::time::MonoTime;
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// Answers per time, as the bound comes nearer.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(super) struct Slope {
     /// How long an answer is exposed, lately: a weighted mean.
     turnaround: Duration,

@@ -23,15 +23,25 @@ pub enum Rule {
     HandshakeOfThisSession,
     /// A certificate stands on a protection record that the standby's own log holds.
     CertificateByRecord,
+    /// And only if that record says that it is in force.
+    CertificateInForce,
+    /// A newer record that a heartbeat names is noted durably before the echo.
+    NoteBeforeEcho,
+    /// A primary that was told to go on alone tells its standby that nothing is promised any more.
+    EpochStartTold,
+    /// A suspension waits until the standby has heard of it, or was silent for the lease.
+    SuspensionHeard,
     /// A looser record counts only once the standby has it durable.
     LooseningWaitsForStandby,
     /// A commit is answered only within the bound behind what is replicated.
     AnswerWithinBound,
+    /// And within the bound of time after the oldest answer that is not replicated.
+    AnswerWithinTime,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::AckAfterFsync,
         Self::FenceWaitsForLease,
         Self::FenceAllowsForDrift,
@@ -42,7 +52,12 @@ impl Rule {
         Self::EchoOfThisSession,
         Self::HandshakeOfThisSession,
         Self::CertificateByRecord,
+        Self::CertificateInForce,
+        Self::NoteBeforeEcho,
+        Self::EpochStartTold,
+        Self::SuspensionHeard,
         Self::LooseningWaitsForStandby,
         Self::AnswerWithinBound,
+        Self::AnswerWithinTime,
     ];
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::pair::{Message, Step};
+use super::{Message, Step};
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,6 +18,7 @@ impl fmt::Display for Step {
             Self::Drop(message) => write!(f, "{message} is lost"),
             Self::Fsync => f.write_str("the standby fsyncs, and acknowledges"),
             Self::PrimaryCrash => f.write_str("the primary crashes and boots"),
+            Self::Alone => f.write_str("the primary is told to go on alone"),
             Self::StandbyCrash => f.write_str("the standby crashes and boots"),
             Self::Withdraw => f.write_str("the standby withdraws"),
             Self::Promote => f.write_str("the standby is promoted"),
@@ -28,7 +29,7 @@ impl fmt::Display for Step {
 impl fmt::Display for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Hello { session, stamp } => write!(f, "hello {session} (of tick {stamp})"),
+            Self::Hello { session, stamp, .. } => write!(f, "hello {session} (of tick {stamp})"),
             Self::Welcome {
                 session, durable, ..
             } => {
@@ -41,7 +42,7 @@ impl fmt::Display for Message {
             Self::Heartbeat { session, stamp, .. } => {
                 write!(f, "the heartbeat of tick {stamp} (session {session})")
             }
-            Self::Echo { session, stamp } => {
+            Self::Echo { session, stamp, .. } => {
                 write!(f, "the echo of tick {stamp} (session {session})")
             }
         }
