@@ -7,8 +7,8 @@
 //! that each of their rules is shown to be needed: with one switched off, the search finds what
 //! goes wrong.
 //!
-//! [`mod@search`] knows nothing of nodes; [`pair`] and [`terms`] are what may happen; [`pair::Rule`] and
-//! [`terms::Rule`] are what can be switched off.
+//! [`mod@search`] knows nothing of nodes; [`pair`] and [`terms`] are what may happen;
+//! [`pair::Rule`] and [`terms::Rule`] are what can be switched off.
 
 pub mod pair;
 pub mod search;

@@ -1,7 +1,7 @@
 //! A primary, its standby, the line between them, and one promotion.
 //!
-//! What the primary may answer is decided by the product's own gate ([`outlast_proto::Gate`]), which
-//! is a part of the state; everything else is written down again here.
+//! What the primary may answer is decided by the product's own gate ([`outlast_proto::Gate`]),
+//! which is a part of the state; everything else is written down again here.
 
 mod gate;
 mod rules;
