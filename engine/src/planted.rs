@@ -110,6 +110,8 @@ pub enum Bug {
     EpochStartNotTold,
     /// Commits are appended however much waits for the gate.
     WindowIgnored,
+    /// A standby that has withdrawn goes on echoing.
+    EchoAfterWithdrawal,
 }
 
 #[cfg(feature = "planted")]

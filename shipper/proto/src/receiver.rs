@@ -202,6 +202,9 @@ impl Receiver {
                     self.standing = Standing::Withdrawn;
                     self.withdrawn_at = Some(self.now);
                 }
+                if on(Bug::EchoAfterWithdrawal) {
+                    return Ok(());
+                }
                 let bye = ByeReason::Withdrawn;
                 return self.end(RefuseReason::Withdrawn, Some(bye), CloseReason::Ended(bye));
             }
@@ -340,7 +343,7 @@ impl Receiver {
 
     /// What follows from the state as it is now, whatever led to it.
     fn settle(&mut self) -> Result<(), CloseReason> {
-        if self.standing != Standing::Active {
+        if self.standing != Standing::Active && !on(Bug::EchoAfterWithdrawal) {
             return Ok(());
         }
         self.out.extend(self.notes.next());
@@ -388,7 +391,7 @@ impl Receiver {
             self.send(Message::Ack(ack));
         }
         if let Some(stamp) = echo {
-            if !on(Bug::EchoNotCounted) {
+            if self.withdrawn_at.is_none() && !on(Bug::EchoNotCounted) {
                 self.silent_since = self.now;
             }
             self.send(Message::Echo { binding, stamp });

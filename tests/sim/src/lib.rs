@@ -9,6 +9,8 @@
 //! loosen them, suspend the promise and resume it, and promote the standby for a loss that they
 //! accept, or at the first moment at which its silence fences the primary; processes stand still
 //! for longer than the lease; and clocks run as wrong as a lease allows, but no more.
+//! In every sixteenth seed the standby that takes over withdraws in one event and is promoted in
+//! another, and the primary, which stood still, goes on in between.
 //!
 //! ```text
 //! plan ─→ world ─┬→ node a: process (store, session, follower) ─→ disk in memory, own clocks

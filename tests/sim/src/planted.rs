@@ -90,6 +90,7 @@ planted! {
     CertificateIgnoresStanding, 1000, "a certificate rests on a record that is not in force";
     EpochStartNotTold, 10_000, "a standby is not told that an epoch promises nothing";
     WindowIgnored, 1000, "commits are appended however much waits for the gate";
+    EchoAfterWithdrawal, 1000, "a standby that has withdrawn goes on echoing";
 }
 
 /// Runs seeds from 0 on with a fault planted: as many as it is to be found within, or, with

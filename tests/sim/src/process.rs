@@ -390,6 +390,15 @@ impl Process {
         }
     }
 
+    /// Takes this node out of its following, and leaves the rest for later.
+    pub(crate) fn begin_withdrawal(&mut self) {
+        let now = self.clock.now();
+        if let Some(following) = &mut self.following {
+            following.withdraw(now, Box::new(|| ()));
+        }
+        self.pump();
+    }
+
     /// Takes this node out of its following, for a promotion, and does all that was accepted.
     pub(crate) fn withdraw(&mut self) -> bool {
         let now = self.clock.now();

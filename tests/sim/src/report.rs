@@ -106,6 +106,8 @@ counts! {
     fetched_back,
     /// Tails that were put aside.
     quarantined,
+    /// Standbys that withdrew a while before they were promoted.
+    withdrawn,
     /// Promotions.
     promoted,
     /// Promotions that were refused.

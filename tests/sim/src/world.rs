@@ -90,6 +90,8 @@ enum Event {
     Rest,
     /// A look at whether the standby's silence fences its primary; `near` when it soon does.
     Fence { near: bool },
+    /// A standby that has withdrawn is promoted, or follows again.
+    Promote { node: usize, life: u32 },
     /// A client that asks for much in a short time.
     Burst { left: u8 },
 }
@@ -285,6 +287,7 @@ impl World {
             Event::Calm => self.calm(),
             Event::Rest => self.rest(),
             Event::Fence { near } => self.fence(near),
+            Event::Promote { node, life } => self.alive(node, life, Self::promote_withdrawn),
             Event::Burst { left } => self.burst(left),
         }
     }

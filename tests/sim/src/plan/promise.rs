@@ -23,7 +23,10 @@ pub(crate) struct PromisePlan {
     pub(crate) slope: bool,
     /// How much longer data is on its way than messages: a thin line, on which they go first.
     pub(crate) thin_ns: u64,
-    lease: Duration,
+    /// Whether the standby withdraws in one moment and is promoted in another, and the primary
+    /// stands still meanwhile instead of being cut off.
+    pub(crate) withdraws_first: bool,
+    pub(crate) lease: Duration,
 }
 
 /// Which loss an operator accepts.
@@ -48,6 +51,8 @@ pub(super) fn add(seed: u64, plan: &mut Plan) {
         window_bytes: *rng.choice(&[2_000, 8_000, 40_000]).unwrap_or(&8_000),
         slope: rng.bool(),
         thin_ns: *rng.choice(&[0, 0, 20, 150]).unwrap_or(&0) * MS,
+        // Not drawn, so that all other seeds do what they did before.
+        withdraws_first: seed % 16 == 11,
         lease: Duration::from_millis(lease_ms),
     };
     let worst = [RATE_ONE_PPM - RATE_ERROR_PPM, RATE_ONE_PPM + RATE_ERROR_PPM];

@@ -73,6 +73,22 @@ impl World {
         }
     }
 
+    /// A standby withdraws, and nothing else happens yet.
+    pub(super) fn withdraw(&mut self, node: usize) {
+        if let Some(process) = &mut self.node_mut(node).process {
+            process.begin_withdrawal();
+            self.counts.withdrawn += 1;
+        }
+        self.say(Some(node), format_args!("withdraws"));
+    }
+
+    /// One that has withdrawn and was not promoted follows again.
+    pub(super) fn reinstate(&mut self, node: usize) {
+        if let Some(process) = &mut self.node_mut(node).process {
+            OnProcess(RefCell::new(process)).reinstate();
+        }
+    }
+
     /// Everything that was answered as held by this node is in its history.
     pub(super) fn check_nothing_replicated_lost(&self, node: usize) -> Checked {
         let Some(process) = &self.node(node).process else {

@@ -32,6 +32,9 @@ const JUMP_MS: u64 = 500;
 const BEYOND_WINDOW_BYTES: u64 = 24 << 10;
 /// Commits asked for around the moment at which a primary's lease ends.
 const BURST: u8 = 40;
+/// How long a primary that stood still goes on before its standby, which has withdrawn, is
+/// promoted; and how much longer than its lease it stood still.
+const STILL_NS: u64 = 15 * MS;
 
 impl World {
     /// The gate of a process that starts.
@@ -167,8 +170,16 @@ impl World {
 
     /// The line is cut, and somebody waits until the standby's silence fences the primary.
     pub(super) fn take_over(&mut self, from: [bool; 2]) {
-        let for_ns = self.plan.chaos_ns.saturating_sub(self.now_ns);
-        self.cut(from, for_ns);
+        match self.plan.promise.filter(|plan| plan.withdraws_first) {
+            Some(plan) => {
+                let lease_ns = u64::try_from(plan.lease.as_nanos()).unwrap_or(u64::MAX);
+                self.pause(0, lease_ns + STILL_NS);
+            }
+            None => {
+                let for_ns = self.plan.chaos_ns.saturating_sub(self.now_ns);
+                self.cut(from, for_ns);
+            }
+        }
         self.after(MS, Event::Fence { near: false });
     }
 
@@ -189,6 +200,14 @@ impl World {
             Some(left.map_or(0, |left| process.clock.true_ns_until(now.after(left))))
         });
         match remaining {
+            Some(0) if self.plan.promise.is_some_and(|plan| plan.withdraws_first) => {
+                self.withdraw(1);
+                // The primary goes on before that, and hears whatever it still hears.
+                let still_ns = self.node(0).paused_until_ns.saturating_sub(self.now_ns);
+                let life = self.node(1).life;
+                self.after(still_ns + STILL_NS, Event::Promote { node: 1, life });
+                self.settle(1)
+            }
             Some(0) => {
                 let done = self.promote_for(Accept::Proven, false, true);
                 self.burst_soon(BURST);
@@ -208,6 +227,16 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// Promotes a standby that has withdrawn; if that is refused, it follows again.
+    pub(super) fn promote_withdrawn(&mut self, node: usize) -> Checked {
+        if !self.calm {
+            self.promote_for(Accept::Proven, false, true)?;
+            self.burst_soon(BURST);
+        }
+        self.reinstate(node);
+        Ok(())
     }
 
     fn burst_soon(&mut self, left: u8) {
@@ -498,6 +527,7 @@ impl World {
             | Event::Replay { node, .. }
             | Event::Done { node, .. }
             | Event::Established { node, .. }
+            | Event::Promote { node, .. }
             | Event::Resume { node } => Some(node),
             Event::Arrival { link, from_end, .. } => at(link, 1 - from_end),
             Event::Flushed { link, end } | Event::Dead { link, end, .. } => at(link, end),
