@@ -36,7 +36,7 @@ use crate::follow::Follower;
 use crate::hook::{Hook, RoleNow};
 use crate::http::{HttpServer, Look, Source};
 use crate::lag::LagClock;
-use crate::roles::{Boot, boot};
+use crate::roles::{Boot, boot, was_writer};
 use crate::status::Role;
 
 /// A node that runs: its store is open, its peer is dialled or awaited, its socket answers.
@@ -340,7 +340,7 @@ impl Inner {
                 Ok(())
             }
             Boot::Wait | Boot::Stand => {
-                if roles::was_writer(&self.store) {
+                if was_writer(&self.store) {
                     self.gatekeeper.await_contact();
                 }
                 Ok(())
