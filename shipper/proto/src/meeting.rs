@@ -50,8 +50,8 @@ pub enum Meeting {
     Follow,
     /// Send this and close the connection. A live session goes on.
     Refuse(Refuse),
-    /// For a node that was a writer, or stands in a conflict: a higher term exists. Note it durably,
-    /// stop acknowledging and end every session; only then send the answer and close the
+    /// For a node that was a writer, or stands in a conflict: a higher term exists. Note it
+    /// durably, stop acknowledging and end every session; only then send the answer and close the
     /// connection.
     Fence {
         /// The higher term.

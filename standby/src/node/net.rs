@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use outlast_engine::LogState;
 use outlast_engine::format::{EpochReason, NodeId};
 use outlast_proto::{
     ByeReason, CloseReason, ConflictKind, Giver, Hello, Meeting, Message, Mode, Nonce,
@@ -310,6 +311,11 @@ impl Inner {
     }
 
     fn halt(&self, kind: &ConflictKind, heard: Term) {
+        // What a session found out before an operator settled it is about a term that was left.
+        let left = heard.number < roles::heard(&self.store).number;
+        if left || matches!(self.store.state(), LogState::Halted(_)) {
+            return;
+        }
         self.gatekeeper.shut();
         roles::halt(&self.store, kind, heard);
         self.end_session();
