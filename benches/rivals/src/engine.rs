@@ -61,7 +61,7 @@ pub(crate) type Commit<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 /// What a log and its index take on the disk, without what is held ready for writing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Space {
-    /// What is not written any more: of the log, without the segment that is written, and the index.
+    /// What is not written any more: the log without the segment that is written, and the index.
     pub(crate) settled_bytes: u64,
     /// Size of the index.
     pub(crate) index_bytes: u64,

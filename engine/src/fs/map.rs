@@ -24,9 +24,10 @@ pub(super) fn map(file: &File, pages: MapPages, around: bool) -> io::Result<Byte
         options.populate();
     }
     // SAFETY: a map is sound while nobody shortens or writes the file under it. Only sealed
-    // segments and finished runs are mapped whole; the engine never writes one in place and retires it by
-    // unlinking, and its lock keeps a second engine out of the directory. Another program that
-    // writes there breaks the promise of the directory itself; an unreadable page ends the process.
+    // segments and finished runs are mapped whole; the engine never writes one in place and retires
+    // it by unlinking, and its lock keeps a second engine out of the directory. Another program
+    // that writes there breaks the promise of the directory itself; an unreadable page ends the
+    // process.
     let map = unsafe { options.map(file)? };
     if !around {
         // A hint: without it all is read as well.

@@ -49,8 +49,8 @@ impl Memory {
         start.advance(at as u64)
     }
 
-    /// Holds nothing before `to`, where a frame begins, any more, but what is in maps; `map` is that
-    /// from `held_from` to there.
+    /// Holds nothing before `to`, where a frame begins, any more, but what is in maps; `map` is
+    /// that from `held_from` to there.
     pub(super) fn leave(&mut self, to: Lsn, map: Option<Bytes>) {
         let first = self
             .pieces

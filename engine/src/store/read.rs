@@ -115,8 +115,8 @@ impl Store {
     ///
     /// # Errors
     /// `NotCurrent` where a bound is promised and the standby was not heard for as long as its
-    /// lease: it may have been promoted. `NotConfirmed` on a writer that was restarted, until it has
-    /// heard from its standby.
+    /// lease: it may have been promoted. `NotConfirmed` on a writer that was restarted, until it
+    /// has heard from its standby.
     pub fn confirm_current(&self) -> Result<()> {
         self.log().reads()
     }

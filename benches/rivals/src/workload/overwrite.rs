@@ -76,8 +76,8 @@ pub(crate) fn measure(job: &Job, kind: Kind, value_bytes: usize) -> Result<()> {
 /// Bytes that a record takes in a log beside key and value: Outlast's checksum, lengths and kind.
 const RECORD_OVERHEAD_BYTES: u64 = 12;
 
-/// Log and index that are not written any more, by the live records as encoded and their part of the
-/// index: what an engine takes for good, without the files that it holds ready for writing.
+/// Log and index that are not written any more, by the live records as encoded and their part of
+/// the index: what an engine takes for good, without the files that it holds ready for writing.
 struct SettledSpace {
     records: u64,
     record_bytes: u64,

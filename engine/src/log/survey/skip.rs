@@ -58,8 +58,8 @@ impl Surveyor<'_> {
     }
 
     /// Reads the last segment from the replay point on, if that lies in it, and takes it up if the
-    /// frames there hold, go on from what the replay point says, and nothing is behind them. `false`
-    /// where it must be read whole to tell what is there.
+    /// frames there hold, go on from what the replay point says, and nothing is behind them.
+    /// `false` where it must be read whole to tell what is there.
     ///
     /// The first of these frames is the proof that the log holds what the replay point says: it was
     /// formed by one who continued just that.
