@@ -47,7 +47,7 @@ planted! {
     ResumeFromReceived, 10_000, "a session resumes from what was received and not fsynced";
     HalfBatch, 100, "a batch is applied in part";
     EpochNotDurable, 100, "an epoch is used before it is durable";
-    RetriedFsync, 100, "a failed fsync is tried again, and believed";
+    RetriedFsync, 1000, "a failed fsync is tried again, and believed";
     NoPoison, 1000, "a log goes on after a failed fsync";
     CutInMidLog, 100, "recovery cuts below what was vouched for";
     WatermarkAtZero, 1000, "frames vouch for nothing";
